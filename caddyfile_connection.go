@@ -1,0 +1,233 @@
+package caddyoauth
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/caddyoauth/caddyoauth/internal/oauth"
+)
+
+// options reads the options of one connection, in the global block or inline in the directive.
+type options struct {
+	connection *Connection
+	seen       map[string]bool
+}
+
+func newOptions() *options {
+	return &options{connection: new(Connection), seen: make(map[string]bool)}
+}
+
+// empty reports whether no option was read.
+func (o *options) empty() bool { return len(o.seen) == 0 }
+
+// optionParsers has one parser for each option; each starts on the option's name and checks all arguments.
+var optionParsers = map[string]func(*caddyfile.Dispenser, *Connection) error{
+	"token_endpoint":   text(func(c *Connection) *string { return &c.TokenEndpoint }),
+	"client_id":        text(func(c *Connection) *string { return &c.ClientID }),
+	"client_secret":    text(func(c *Connection) *string { return &c.ClientSecret }),
+	"client_auth":      parseClientAuth,
+	"grant":            parseGrant,
+	"audience":         text(func(c *Connection) *string { return &c.Audience }),
+	"query":            text(func(c *Connection) *string { return &c.Query }),
+	"tenant":           text(func(c *Connection) *string { return &c.Tenant }),
+	"scopes":           list(func(c *Connection) *[]string { return &c.Scopes }),
+	"resource":         list(func(c *Connection) *[]string { return &c.Resource }),
+	"allow_hosts":      list(func(c *Connection) *[]string { return &c.AllowHosts }),
+	"refresh_before":   duration(func(c *Connection) *caddy.Duration { return &c.RefreshBefore }),
+	"default_lifetime": duration(func(c *Connection) *caddy.Duration { return &c.DefaultLifetime }),
+	"timeout":          duration(func(c *Connection) *caddy.Duration { return &c.Timeout }),
+	"idle_after":       duration(func(c *Connection) *caddy.Duration { return &c.IdleAfter }),
+
+	"insecure_http":         flag(func(c *Connection) *bool { return &c.InsecureHTTP }),
+	"forward_authorization": flag(func(c *Connection) *bool { return &c.ForwardAuthorization }),
+
+	"client_certificate": parseClientCertificate,
+	"token_param":        parseTokenParam,
+	"header":             parseHeader,
+	"tls":                parseTokenEndpointTLS,
+}
+
+// parse reads one option.
+func (o *options) parse(d *caddyfile.Dispenser) error {
+	name := d.Val()
+	parser, ok := optionParsers[name]
+	if !ok {
+		return d.Errf("unknown option %q of a connection; known are %s", name, strings.Join(slices.Sorted(maps.Keys(optionParsers)), ", "))
+	}
+	if o.seen[name] && name != "token_param" {
+		return d.Errf("%s is given twice", name)
+	}
+	o.seen[name] = true
+	return parser(d, o.connection)
+}
+
+// finish checks what is certain to be wrong already, so that the error names the file and the line.
+func (o *options) finish(d *caddyfile.Dispenser, name string) error {
+	c := o.connection
+	switch {
+	case c.TokenEndpoint == "":
+		return d.Errf("connection %q: token_endpoint is required", name)
+	case c.ClientID == "":
+		return d.Errf("connection %q: client_id is required", name)
+	case c.Query != "" && c.Header != nil:
+		return d.Errf("connection %q: give header or query, not both", name)
+	}
+	if !strings.Contains(c.TokenEndpoint, "{") {
+		if err := checkTokenEndpoint(c.TokenEndpoint, c.InsecureHTTP); err != nil {
+			return d.Errf("connection %q: token_endpoint: %v", name, err)
+		}
+	}
+	if !strings.Contains(strings.Join(c.AllowHosts, ""), "{") {
+		if _, err := newHostList(c.AllowHosts); err != nil {
+			return d.Errf("connection %q: allow_hosts: %v", name, err)
+		}
+	}
+	return nil
+}
+
+// digest gives an unnamed inline connection a name that stays the same as long as its tokens are.
+func (o *options) digest() string {
+	c := o.connection
+	digest, err := digestOf([]any{c.TokenEndpoint, c.ClientID, c.Grant, c.Scopes, c.Audience, c.Resource, c.TokenParams, c.Tenant})
+	if err != nil {
+		panic(err) // strings always encode
+	}
+	return digest[:8]
+}
+
+func text(field func(*Connection) *string) func(*caddyfile.Dispenser, *Connection) error {
+	return func(d *caddyfile.Dispenser, c *Connection) error {
+		if !d.Args(field(c)) || d.NextArg() {
+			return d.ArgErr()
+		}
+		if *field(c) == "" {
+			return d.Err("the value is empty")
+		}
+		return nil
+	}
+}
+
+func list(field func(*Connection) *[]string) func(*caddyfile.Dispenser, *Connection) error {
+	return func(d *caddyfile.Dispenser, c *Connection) error {
+		*field(c) = d.RemainingArgs()
+		if len(*field(c)) == 0 {
+			return d.ArgErr()
+		}
+		return nil
+	}
+}
+
+func flag(field func(*Connection) *bool) func(*caddyfile.Dispenser, *Connection) error {
+	return func(d *caddyfile.Dispenser, c *Connection) error {
+		*field(c) = true
+		if d.NextArg() {
+			return d.ArgErr()
+		}
+		return nil
+	}
+}
+
+func duration(field func(*Connection) *caddy.Duration) func(*caddyfile.Dispenser, *Connection) error {
+	return func(d *caddyfile.Dispenser, c *Connection) error {
+		var value string
+		if !d.Args(&value) || d.NextArg() {
+			return d.ArgErr()
+		}
+		parsed, err := caddy.ParseDuration(value)
+		if err != nil || parsed <= 0 {
+			return d.Errf("%q is not a duration above zero, such as 30s, 5m or 1d", value)
+		}
+		*field(c) = caddy.Duration(parsed)
+		return nil
+	}
+}
+
+func parseClientAuth(d *caddyfile.Dispenser, c *Connection) error {
+	if !d.Args(&c.ClientAuth) || d.NextArg() {
+		return d.ArgErr()
+	}
+	switch oauth.Method(c.ClientAuth) {
+	case oauth.ClientSecretBasic, oauth.ClientSecretPost, oauth.TLSClientAuth, oauth.SelfSignedTLSClientAuth, oauth.None:
+		return nil
+	}
+	return d.Errf("client_auth %q is unknown; known are %s, %s, %s, %s and %s", c.ClientAuth,
+		oauth.ClientSecretBasic, oauth.ClientSecretPost, oauth.TLSClientAuth, oauth.SelfSignedTLSClientAuth, oauth.None)
+}
+
+func parseGrant(d *caddyfile.Dispenser, c *Connection) error {
+	if !d.Args(&c.Grant) || d.NextArg() {
+		return d.ArgErr()
+	}
+	if c.Grant != oauth.GrantClientCredentials {
+		return d.Errf("grant %q is not supported; use %s", c.Grant, oauth.GrantClientCredentials)
+	}
+	return nil
+}
+
+func parseClientCertificate(d *caddyfile.Dispenser, c *Connection) error {
+	c.ClientCertificate = new(ClientCertificate)
+	if !d.Args(&c.ClientCertificate.Certificate, &c.ClientCertificate.Key) || d.NextArg() {
+		return d.ArgErr()
+	}
+	return nil
+}
+
+func parseTokenParam(d *caddyfile.Dispenser, c *Connection) error {
+	var name, value string
+	if !d.Args(&name, &value) || d.NextArg() {
+		return d.ArgErr()
+	}
+	if _, twice := c.TokenParams[name]; twice {
+		return d.Errf("token_param %s is given twice", name)
+	}
+	if c.TokenParams == nil {
+		c.TokenParams = make(map[string]string)
+	}
+	c.TokenParams[name] = value
+	return nil
+}
+
+func parseHeader(d *caddyfile.Dispenser, c *Connection) error {
+	c.Header = new(HeaderInjection)
+	if !d.Args(&c.Header.Name) {
+		return d.ArgErr()
+	}
+	if d.NextArg() {
+		c.Header.Template = d.Val()
+	}
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	if strings.Contains(c.Header.Name, "{") {
+		return nil // checked when it is resolved
+	}
+	if _, err := newHeaderInjection(c.Header.Name, c.Header.Template); err != nil {
+		return d.Errf("header: %v", err)
+	}
+	return nil
+}
+
+func parseTokenEndpointTLS(d *caddyfile.Dispenser, c *Connection) error {
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	c.TLS = new(TokenEndpointTLS)
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		if d.Val() != "ca" {
+			return d.Errf("unknown option %q of tls; known is ca", d.Val())
+		}
+		files := d.RemainingArgs()
+		if len(files) == 0 {
+			return d.ArgErr()
+		}
+		c.TLS.CA = append(c.TLS.CA, files...)
+	}
+	if len(c.TLS.CA) == 0 {
+		return d.Err("tls needs a block with ca")
+	}
+	return nil
+}

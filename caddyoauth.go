@@ -1,0 +1,206 @@
+// Package caddyoauth is a Caddy plugin that puts OAuth2 access tokens on proxied requests.
+//
+// A site says which connection a request travels with (oauth2_inject). The plugin obtains the token, keeps it sealed in
+// Caddy's storage, refreshes it before it expires, and sets it on the upstream request of reverse_proxy. Clients, logs and the
+// admin API never see one.
+//
+// The map of the tree:
+//
+//	caddyoauth.go  the app: connections, their wiring, start and stop
+//	active.go      the connections of a running configuration
+//	config.go      what a connection may say, and build() that resolves and checks it
+//	caddyfile.go   the global option and the directive, one function per block
+//	handler.go     http.handlers.oauth2_inject: which connection, is there a token, hand it on
+//	transport.go   http.reverse_proxy.transport.oauth2_inject: set the token, check the host, replay after a 401
+//	injection.go   how a token travels: header, template, query parameter
+//	replay.go      what of a request's body is kept for that replay
+//	hosts.go       who may receive a token
+//	problem.go     what a client is told when there is no token
+//	engine.go      the process-wide state that outlives configurations
+//	refresh.go     WHEN tokens are refreshed in the background
+//	storage.go     connection.Store over Caddy's storage; record.go and storagekeys.go hold its formats
+//	keys.go        key-encryption keys and the data keyset
+//	observer.go    what happens to tokens, as log lines
+//	admin.go       the state of the connections on Caddy's admin endpoint
+//
+//	internal/connection  the life of a token set: HOW it is refreshed
+//	internal/oauth       the token endpoint's protocol
+//	internal/envelope    sealing
+//	internal/secret      a string that cannot be printed
+package caddyoauth
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/certmagic"
+	"go.uber.org/zap"
+
+	"github.com/caddyoauth/caddyoauth/internal/connection"
+)
+
+// appName is the app's module id and the name of its global option.
+const appName = "oauth2_inject"
+
+// drainTimeout is how long Stop waits for refreshes that use this configuration's storage. A reload holds Caddy's
+// configuration lock meanwhile, so it is short.
+const drainTimeout = 15 * time.Second
+
+func init() {
+	caddy.RegisterModule(App{})
+}
+
+// App holds the OAuth2 connections that sites may send proxied requests with, and the keys that seal their tokens.
+type App struct {
+	// Encryption are the key-encryption keys, in the namespace `oauth2_inject.keys`. The first seals, all open. Default: with
+	// file storage, a key generated into Caddy's data directory.
+	EncryptionRaw []json.RawMessage `json:"encryption,omitempty" caddy:"namespace=oauth2_inject.keys inline_key=source"`
+	// Connections by name.
+	Connections map[string]*Connection `json:"connections,omitempty"`
+
+	ctx       caddy.Context
+	logger    *zap.Logger
+	engine    *engine
+	store     *recordStore
+	storageID string
+	tasks     *connection.Tasks
+	loop      *refreshLoop
+	active    *activeSet
+}
+
+// CaddyModule returns the Caddy module information.
+func (App) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: appName, New: func() caddy.Module { return new(App) }}
+}
+
+// Provision resolves the configuration. It touches neither network nor storage, so that `caddy validate` needs none.
+func (a *App) Provision(ctx caddy.Context) error {
+	a.ctx = ctx
+	a.logger = ctx.Logger()
+	a.active = &activeSet{byName: make(map[string]*activeConnection)}
+	a.tasks = new(connection.Tasks)
+	engine, err := acquireEngine()
+	if err != nil {
+		return err
+	}
+	a.engine = engine
+	a.engine.join(a)
+	a.loop = newRefreshLoop(a.scheduled)
+	if err := a.provisionStore(); err != nil {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(a.Connections)) {
+		if _, err := a.addConnection(name, a.Connections[name]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// provisionStore settles where records go and which keys seal them.
+func (a *App) provisionStore() error {
+	storage := a.ctx.Storage()
+	identity, err := storageIdentity(storage)
+	if err != nil {
+		return err
+	}
+	a.storageID = identity
+	var keks []KeyEncryptionKey
+	if len(a.EncryptionRaw) > 0 {
+		modules, err := a.ctx.LoadModule(a, "EncryptionRaw")
+		if err != nil {
+			return fmt.Errorf("load the encryption keys: %w", err)
+		}
+		for _, module := range modules.([]any) {
+			keyModule, ok := module.(KeyModule)
+			if !ok {
+				return fmt.Errorf("%T is not a key-encryption key", module)
+			}
+			keks = append(keks, keyModule.KeyEncryptionKey())
+		}
+	} else if _, isFile := storage.(*certmagic.FileStorage); !isFile {
+		return errors.New("encryption: with a storage other than files a key is needed; add `encryption key {file./path}` or `encryption passphrase {file./path}` to the oauth2_inject global option")
+	}
+	generated := filepath.Join(caddy.AppDataDir(), appName, "encryption.key")
+	keysID, err := digestOf([]any{identity, generated, a.EncryptionRaw, resolvedKeyIDs(keks)})
+	if err != nil {
+		return err
+	}
+	a.store = &recordStore{storage: storage, history: defaultHistory}
+	a.store.keys = a.engine.keySource(keysID, func() *keySource { return newKeySource(keks, generated, a.logger) })
+	return nil
+}
+
+func resolvedKeyIDs(keks []KeyEncryptionKey) []string {
+	var ids []string
+	for _, kek := range keks {
+		ids = append(ids, kek.ID())
+	}
+	return ids
+}
+
+// storageIdentity tells whether two configurations use the same storage, by what the storage module was configured with.
+func storageIdentity(storage certmagic.Storage) (string, error) {
+	if files, ok := storage.(*certmagic.FileStorage); ok {
+		absolute, err := filepath.Abs(files.Path)
+		if err != nil {
+			return "", err
+		}
+		return digestOf([]string{"file", absolute})
+	}
+	return digestOf([]any{fmt.Sprintf("%T", storage), storage})
+}
+
+// Start opens the keys and begins background refreshing. Keys that do not open are a state, not a failure to start: every
+// other site of this Caddy goes on.
+func (a *App) Start() error {
+	a.loop.start(a.openKeys)
+	return nil
+}
+
+func (a *App) openKeys(ctx context.Context) {
+	if len(a.active.all()) == 0 {
+		return
+	}
+	if _, err := a.store.keys.ring(ctx, a.store.storage); err != nil && ctx.Err() == nil {
+		a.logger.Error("tokens can be neither read nor stored", zap.Error(err), zap.String("hint", unreadableHint(err)))
+	}
+}
+
+// Stop ends background refreshing and waits, for a bounded time, until the refreshes under way have stored what they got:
+// after the Stop of all apps comes their Cleanup, which closes the storage.
+func (a *App) Stop() error {
+	a.loop.stop()
+	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancel()
+	if err := a.tasks.Stop(ctx); err != nil {
+		a.logger.Error("a token refresh is still under way; it goes on with the next configuration's storage", zap.Error(err))
+	}
+	return nil
+}
+
+// Cleanup releases what Provision took, however far it came.
+func (a *App) Cleanup() error {
+	if a.engine == nil {
+		return nil
+	}
+	a.loop.stop() // when Start of another app failed, Stop was not called
+	a.tasks.Close()
+	a.engine.leave(a)
+	a.engine = nil
+	return releaseEngine()
+}
+
+// Interface guards.
+var (
+	_ caddy.App          = (*App)(nil)
+	_ caddy.Provisioner  = (*App)(nil)
+	_ caddy.CleanerUpper = (*App)(nil)
+)

@@ -1,0 +1,134 @@
+package caddyoauth
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"slices"
+	"sync"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddyoauth/caddyoauth/internal/connection"
+)
+
+// engines holds the one engine of this process. The usage pool counts the configurations that use it: a new configuration
+// takes it before the old one lets go, so that token sets, flights and breakers live on over a reload.
+var engines = caddy.NewUsagePool()
+
+const engineKey = "oauth2_inject"
+
+// sourceKey is what a token set belongs to. Where any part differs, tokens are not shared.
+type sourceKey struct {
+	storage     string // digest of the storage's own configuration
+	id          connection.ID
+	fingerprint string
+}
+
+// engine is the state that outlives configurations: the sources with their token sets, and what they share.
+type engine struct {
+	nonce string // tells this process from others in intents and records
+
+	mu       sync.Mutex // guards the fields below; never held across I/O
+	sources  map[sourceKey]*connection.Source
+	breakers map[string]*connection.Breaker // by token endpoint
+	keys     map[string]*keySource          // by storage and keys
+	apps     []*App                         // live configurations, oldest first
+}
+
+// acquireEngine returns the process's engine; every call needs one releaseEngine.
+func acquireEngine() (*engine, error) {
+	value, _, err := engines.LoadOrNew(engineKey, func() (caddy.Destructor, error) {
+		nonce := make([]byte, 8)
+		if _, err := rand.Read(nonce); err != nil {
+			return nil, err
+		}
+		return &engine{
+			nonce:    hex.EncodeToString(nonce),
+			sources:  make(map[sourceKey]*connection.Source),
+			breakers: make(map[string]*connection.Breaker),
+			keys:     make(map[string]*keySource),
+		}, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return value.(*engine), nil
+}
+
+// releaseEngine gives back what acquireEngine took.
+func releaseEngine() error {
+	_, err := engines.Delete(engineKey)
+	return err
+}
+
+// Destruct implements caddy.Destructor. Nothing runs in an engine on its own.
+func (e *engine) Destruct() error { return nil }
+
+// source returns the source under that key, made when there is none.
+func (e *engine) source(key sourceKey) *connection.Source {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	source, ok := e.sources[key]
+	if !ok {
+		source = connection.NewSource(key.id, key.fingerprint, func() *connection.Settings { return e.liveSettings(key) })
+		e.sources[key] = source
+	}
+	return source
+}
+
+// breaker returns the breaker that all connections of a token endpoint share.
+func (e *engine) breaker(endpoint string) *connection.Breaker {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	breaker, ok := e.breakers[endpoint]
+	if !ok {
+		breaker = new(connection.Breaker)
+		e.breakers[endpoint] = breaker
+	}
+	return breaker
+}
+
+// keySource returns the key source under that name if its keyset is open, or the one that create makes: keys that did not
+// open may have been corrected since, behind the same placeholder.
+func (e *engine) keySource(name string, create func() *keySource) *keySource {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	keys, ok := e.keys[name]
+	if !ok || keys.opened.Load() == nil {
+		keys = create()
+		e.keys[name] = keys
+	}
+	return keys
+}
+
+// join adds a configuration.
+func (e *engine) join(app *App) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.apps = append(e.apps, app)
+}
+
+// leave removes a configuration, and the sources that no other one has.
+func (e *engine) leave(app *App) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.apps = slices.DeleteFunc(e.apps, func(other *App) bool { return other == app })
+	for key := range e.sources {
+		if !slices.ContainsFunc(e.apps, func(other *App) bool { return other.settingsOf(key) != nil }) {
+			delete(e.sources, key)
+		}
+	}
+}
+
+// liveSettings returns the settings of the newest live configuration that has the source; nil when there is none.
+func (e *engine) liveSettings(key sourceKey) *connection.Settings {
+	e.mu.Lock()
+	apps := slices.Clone(e.apps)
+	e.mu.Unlock()
+	for _, app := range slices.Backward(apps) {
+		if settings := app.settingsOf(key); settings != nil {
+			return settings
+		}
+	}
+	return nil
+}

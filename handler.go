@@ -1,0 +1,297 @@
+package caddyoauth
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/caddyoauth/caddyoauth/internal/connection"
+)
+
+func init() {
+	caddy.RegisterModule(Handler{})
+}
+
+// viaTransport is the value of Handler.Via for which the transport injects.
+const viaTransport = "transport"
+
+// Handler makes sure that there is a usable token, and has it travel with the request. It fails closed: without a token the
+// next handler is not reached.
+//
+// With `via` set to `transport` the token is put on the upstream request by the reverse_proxy transport `oauth2_inject`
+// further down; nothing else can see it. Otherwise the handler sets the header on the request itself, and takes it away again
+// when the handlers below return.
+type Handler struct {
+	// Connection names a connection of the app. It may hold request placeholders.
+	Connection string `json:"connection,omitempty"`
+	// Inline is a connection that is configured right here; its name is Connection.
+	Inline *Connection `json:"inline,omitempty"`
+	// Via is `header` (the default) or `transport`.
+	Via string `json:"via,omitempty"`
+
+	app    *App
+	logger *zap.Logger
+	fixed  *activeConnection // nil when the name holds placeholders
+	missed *sync.Once        // that no transport took the token is said once
+}
+
+// CaddyModule returns the Caddy module information.
+func (Handler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.oauth2_inject", New: func() caddy.Module { return new(Handler) }}
+}
+
+// Provision finds the connection.
+func (h *Handler) Provision(ctx caddy.Context) error {
+	h.logger = ctx.Logger()
+	h.missed = new(sync.Once)
+	module, err := ctx.App(appName)
+	if err != nil {
+		return err
+	}
+	h.app = module.(*App)
+	if h.Via != "" && h.Via != "header" && h.Via != viaTransport {
+		return fmt.Errorf("via: %q is neither header nor transport", h.Via)
+	}
+	switch {
+	case h.Connection == "":
+		return errors.New("connection: a name is required")
+	case h.Inline != nil:
+		if _, taken := h.app.Connections[h.Connection]; taken {
+			return fmt.Errorf("connection %q is configured in the global options as well as inline; rename one", h.Connection)
+		}
+		if h.fixed, err = h.app.addConnection(h.Connection, h.Inline); err != nil {
+			return err
+		}
+	case !strings.Contains(h.Connection, "{"):
+		fixed, ok := h.app.active.get(h.Connection)
+		if !ok {
+			return unknownConnection(h.Connection, h.app.Connections)
+		}
+		h.fixed = fixed
+	}
+	if h.fixed != nil {
+		return h.suits(h.fixed)
+	}
+	return nil
+}
+
+// suits reports why this form cannot be used with that connection: what the handler cannot guard, it refuses.
+func (h *Handler) suits(c *activeConnection) error {
+	if h.Via == viaTransport {
+		return nil
+	}
+	switch {
+	case c.injection.header == "":
+		return fmt.Errorf("connection %q: a token in the query would show up in logs in this form; put the reverse_proxy inside the oauth2_inject block, or use `via transport`", c.name)
+	case c.allow != nil:
+		return fmt.Errorf("connection %q: allow_hosts cannot be checked in this form; put the reverse_proxy inside the oauth2_inject block, or use `via transport`", c.name)
+	}
+	return nil
+}
+
+// ServeHTTP implements caddyhttp.MiddlewareHandler.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	p := &plan{Context: r.Context()}
+	repl, _ := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if repl != nil {
+		repl.Map(p.placeholder)
+	}
+	if p.conn = h.fixed; p.conn == nil {
+		if p.conn, p.err = h.choose(repl); p.err != nil {
+			return h.refuse(w, r, p)
+		}
+	}
+	if p.token, p.err = p.conn.source.Token(r.Context(), p.conn.settings); p.err != nil {
+		return h.refuse(w, r, p)
+	}
+	if h.Via == viaTransport {
+		return h.hand(w, r, next, p)
+	}
+	return h.wear(w, r, next, p)
+}
+
+// choose finds the connection whose name the placeholders give. An empty or unknown name is refused.
+func (h *Handler) choose(repl *caddy.Replacer) (*activeConnection, error) {
+	name, err := repl.ReplaceOrErr(h.Connection, true, true)
+	if err != nil {
+		return nil, fmt.Errorf("choose the connection: %w", err)
+	}
+	conn, ok := h.app.active.get(name)
+	if !ok {
+		return nil, fmt.Errorf("choose the connection: the placeholders in %q name none that is configured", h.Connection)
+	}
+	return conn, h.suits(conn)
+}
+
+// hand passes the plan on to the transport through the request's context. The request is changed in place, since Caddy's
+// replacer keeps the pointer to the request that it was made for.
+func (h *Handler) hand(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, p *plan) error {
+	*r = *r.WithContext(p)
+	err := next.ServeHTTP(w, r)
+	if !p.taken {
+		h.missed.Do(func() {
+			h.logger.Warn("no transport took the token, so it was not sent; `via transport` needs a reverse_proxy with `transport oauth2_inject` below",
+				zap.String("connection", p.conn.name))
+		})
+	}
+	return err
+}
+
+// wear puts the token on the request itself for as long as the handlers below run.
+func (h *Handler) wear(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, p *plan) error {
+	name := p.conn.injection.header
+	r.Header.Del(name) // the client's own value
+	if !p.conn.injection.keepAuthorization {
+		r.Header.Del("Authorization")
+	}
+	keepOnConnection(r.Header, name)
+	r.Header[name] = p.conn.injection.values(p.token)
+	defer r.Header.Del(name)
+	watch := &statusWatch{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}}
+	err := next.ServeHTTP(watch, r)
+	if watch.status == http.StatusUnauthorized {
+		// Running the handlers below again would be wrong: they may have changed the request, or answered 401 themselves.
+		p.conn.source.Suspect(p.conn.settings, p.token)
+	}
+	return err
+}
+
+// refuse ends the request without a token.
+func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, p *plan) error {
+	if cause := r.Context().Err(); cause != nil && errors.Is(p.err, cause) {
+		return p.err // the client is gone
+	}
+	if c := h.logger.Check(zap.DebugLevel, "no token for a request"); c != nil {
+		c.Write(zap.Error(p.err))
+	}
+	problem := problemOf(p.err)
+	if errorRoutes(r) {
+		problem.setRetryAfter(w.Header())
+		return caddyhttp.Error(problem.Status, p.err)
+	}
+	problem.write(w, r)
+	return nil
+}
+
+// errorRoutes reports whether the site has handle_errors.
+func errorRoutes(r *http.Request) bool {
+	server, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	return ok && server.Errors != nil && len(server.Errors.Routes) > 0
+}
+
+// keepOnConnection takes a header's name out of the client's Connection list: reverse_proxy drops every header that is on it
+// (RFC 9110 section 7.6.1), and a client must not be able to have the token dropped.
+func keepOnConnection(header http.Header, name string) {
+	lists := header["Connection"]
+	if len(lists) == 0 {
+		return
+	}
+	var kept []string
+	for _, list := range lists {
+		for option := range strings.SplitSeq(list, ",") {
+			if option = strings.TrimSpace(option); option != "" && !strings.EqualFold(option, name) {
+				kept = append(kept, option)
+			}
+		}
+	}
+	if len(kept) == 0 {
+		header.Del("Connection")
+		return
+	}
+	header["Connection"] = []string{strings.Join(kept, ", ")}
+}
+
+// statusWatch remembers the status that was written.
+type statusWatch struct {
+	*caddyhttp.ResponseWriterWrapper
+	status int
+}
+
+// WriteHeader implements http.ResponseWriter. Informational responses come before the one that counts.
+func (w *statusWatch) WriteHeader(status int) {
+	if status >= 200 || status == http.StatusSwitchingProtocols {
+		w.status = status
+	}
+	w.ResponseWriterWrapper.WriteHeader(status)
+}
+
+// planKey is the context key of a *plan.
+type planKey struct{}
+
+// plan is what the handler hands to the transport for one request. It is the request's context at the same time, which
+// spares the allocation of a value context on the hot path.
+type plan struct {
+	context.Context
+	conn  *activeConnection
+	token *connection.Published
+	err   error
+
+	taken    bool // a transport has seen the plan
+	replayed bool // the one replay of this request is spent
+}
+
+// Value implements context.Context.
+func (p *plan) Value(key any) any {
+	if key == (planKey{}) {
+		return p
+	}
+	return p.Context.Value(key)
+}
+
+// placeholder gives what may be shown of the request's token. There is no placeholder for the token itself.
+func (p *plan) placeholder(key string) (any, bool) {
+	name, found := strings.CutPrefix(key, "http.oauth2_inject.")
+	if !found {
+		return nil, false
+	}
+	switch name {
+	case "connection":
+		if p.conn == nil {
+			return "", true
+		}
+		return p.conn.name, true
+	case "subject":
+		if p.conn == nil {
+			return "", true
+		}
+		return p.conn.key.id.Subject, true
+	case "status":
+		return p.status(), true
+	case "expires_at":
+		if p.token == nil {
+			return "", true
+		}
+		return p.token.ExpiresAt().UTC().Format(time.RFC3339), true
+	case "error":
+		if p.err == nil {
+			return "", true
+		}
+		return problemOf(p.err).code, true
+	}
+	return nil, false
+}
+
+func (p *plan) status() string {
+	var unavailable *connection.Unavailable
+	switch {
+	case errors.As(p.err, &unavailable):
+		return string(unavailable.Status)
+	case p.err != nil || p.conn == nil:
+		return "unknown"
+	}
+	return string(p.conn.source.Snapshot().Status)
+}
+
+// Interface guards.
+var (
+	_ caddy.Provisioner           = (*Handler)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
+)

@@ -1,0 +1,88 @@
+package connection
+
+import (
+	"math/rand/v2"
+	"time"
+)
+
+// Defaults of a [Policy].
+const (
+	DefaultRefreshBefore     = 5 * time.Minute
+	DefaultLifetime          = time.Hour
+	DefaultTimeout           = 15 * time.Second
+	DefaultIdleAfter         = 24 * time.Hour
+	DefaultRejectionCooldown = 30 * time.Second
+	DefaultUnsavedAfter      = 5 * time.Second
+)
+
+const (
+	refreshShare  = 5               // refresh_before is never more than this part of the lifetime
+	jitterShare   = 0.25            // how much of the margin is given to chance
+	maxLeeway     = 5 * time.Second // how long before its expiry a token stops being used
+	minRefreshGap = time.Second     // two background refreshes are at least this far apart
+	backoffBase   = time.Second
+	backoffMax    = 5 * time.Minute
+	refusedBase   = 30 * time.Second // first pause after our client was refused, or a person is needed
+)
+
+// Policy says how early, how often and how long. The zero value of a field means its default.
+type Policy struct {
+	RefreshBefore     time.Duration // how long before expiry the background refresh starts; at most a fifth of the lifetime
+	DefaultLifetime   time.Duration // assumed when neither the response nor a JWT says when the token expires
+	Timeout           time.Duration // one exchange with the token endpoint; also how long a request waits for a token
+	IdleAfter         time.Duration // a connection unused for this long is not refreshed in the background
+	RejectionCooldown time.Duration // a token set that replaced a rejected one is not replaced for a 401 within this time
+	UnsavedAfter      time.Duration // how long a new token set that cannot be saved is held back before it is served from memory
+}
+
+// withDefaults fills the fields that are zero.
+func (p Policy) withDefaults() Policy {
+	for _, field := range []struct {
+		value    *time.Duration
+		fallback time.Duration
+	}{
+		{&p.RefreshBefore, DefaultRefreshBefore},
+		{&p.DefaultLifetime, DefaultLifetime},
+		{&p.Timeout, DefaultTimeout},
+		{&p.IdleAfter, DefaultIdleAfter},
+		{&p.RejectionCooldown, DefaultRejectionCooldown},
+		{&p.UnsavedAfter, DefaultUnsavedAfter},
+	} {
+		if *field.value == 0 {
+			*field.value = field.fallback
+		}
+	}
+	return p
+}
+
+// lease is how long an intent counts as "somebody is asking right now": twice the exchange's time-out. It is also how long
+// the storage lock is waited for.
+func (p Policy) lease() time.Duration { return 2 * p.Timeout }
+
+// window returns when a token set is to be refreshed in the background and until when it may be used. chance is in [0,1).
+//
+// The margin before expiry is RefreshBefore, at most a fifth of the lifetime, less up to a quarter of it by chance so that
+// many instances and connections do not refresh in one instant.
+func (p Policy) window(set TokenSet, chance float64) (refreshAt, usableUntil time.Time) {
+	life := max(set.ExpiresAt.Sub(set.IssuedAt), 0)
+	before := min(p.RefreshBefore, life/refreshShare)
+	usableUntil = set.ExpiresAt.Add(-min(before/4, maxLeeway))
+	refreshAt = set.ExpiresAt.Add(-before + time.Duration(float64(before)*jitterShare*chance))
+	if earliest := set.IssuedAt.Add(minRefreshGap); refreshAt.Before(earliest) {
+		refreshAt = earliest
+	}
+	if refreshAt.After(usableUntil) {
+		refreshAt = usableUntil
+	}
+	return refreshAt, usableUntil
+}
+
+// backoff returns the pause after the given number of failures in a row: full jitter between one base and base times two
+// to the power of attempts, at most five minutes.
+func backoff(base time.Duration, attempts int) time.Duration {
+	ceiling := min(base<<min(attempts, 10), backoffMax)
+	if ceiling <= base {
+		return base
+	}
+	return base + rand.N(ceiling-base)
+}

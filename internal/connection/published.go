@@ -1,0 +1,65 @@
+package connection
+
+import (
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+)
+
+// Published is a token set that requests may use. It never changes but for its flags; a new state is a new Published.
+type Published struct {
+	set            TokenSet
+	refreshAt      time.Time
+	usableUntil    time.Time
+	publishedAt    time.Time
+	afterRejection bool // its predecessor was refused by the resource server
+	unsaved        bool // it is in memory only, because storage fails
+
+	refreshing atomic.Bool // a background refresh has been started for it
+	suspect    atomic.Bool // the resource server refused it
+	rendered   atomic.Pointer[rendered]
+}
+
+type rendered struct {
+	recipe any
+	value  []string
+}
+
+func publish(set TokenSet, policy Policy, now time.Time) *Published {
+	refreshAt, usableUntil := policy.window(set, rand.Float64())
+	return &Published{set: set, refreshAt: refreshAt, usableUntil: usableUntil, publishedAt: now}
+}
+
+// TokenSet returns the token set.
+func (p *Published) TokenSet() TokenSet { return p.set }
+
+// Generation returns the token set's generation without copying it.
+func (p *Published) Generation() uint64 { return p.set.Generation }
+
+// ExpiresAt returns when the access token ends.
+func (p *Published) ExpiresAt() time.Time { return p.set.ExpiresAt }
+
+// Usable reports whether the token may be sent at that time.
+func (p *Published) Usable(now time.Time) bool { return now.Before(p.usableUntil) }
+
+// Render returns what make gave for this recipe the first time, so that the request path does not build the same header
+// value again and again. The recipe is compared by identity: pass a pointer. The value must not be changed.
+func (p *Published) Render(recipe any, make func(TokenSet) []string) []string {
+	if r := p.rendered.Load(); r != nil && r.recipe == recipe {
+		return r.value
+	}
+	r := &rendered{recipe: recipe, value: make(p.set)}
+	p.rendered.Store(r)
+	return r.value
+}
+
+// postponed returns the same token set with a later background refresh.
+func (p *Published) postponed(refreshAt time.Time) *Published {
+	next := &Published{
+		set: p.set, refreshAt: refreshAt, usableUntil: p.usableUntil, publishedAt: p.publishedAt,
+		afterRejection: p.afterRejection, unsaved: p.unsaved,
+	}
+	next.suspect.Store(p.suspect.Load())
+	next.rendered.Store(p.rendered.Load())
+	return next
+}

@@ -1,0 +1,100 @@
+package connection
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// write stores the record once, within the time-out of one storage operation.
+func (r *refresh) write(ctx context.Context, rec Record) error {
+	ctx, cancel := context.WithTimeout(ctx, storageTimeout)
+	defer cancel()
+	return r.store().Save(ctx, rec)
+}
+
+// save stores a new token set before anyone uses it, trying until it succeeds: the old refresh token may be dead already, and
+// a token set that is lost is a consent that is lost. After the policy's UnsavedAfter the set is served from memory while the
+// flight goes on trying, and holds on to the lock, so that no further rotation begins. It gives up only when the set has
+// become worthless, or when the process ends and there is no storage left.
+func (r *refresh) save(rec Record, p *Published) error {
+	held := false
+	for attempt := 0; ; attempt++ {
+		err := r.write(context.Background(), rec)
+		if err == nil {
+			if held {
+				r.event(Event{Kind: KindSaved, Status: StatusActive, Generation: rec.Current.Generation})
+			}
+			return nil
+		}
+		r.source.stats.StorageErrors.Add(1)
+		if !held && time.Since(rec.UpdatedAt) >= r.set.Policy.UnsavedAfter {
+			held = true
+			memory := p.postponed(p.refreshAt)
+			memory.unsaved = true
+			memory.refreshing.Store(true) // no further rotation until this one is saved
+			r.source.settle(r.flight, memory, false)
+			r.event(Event{Kind: KindUnsaved, Status: StatusActive, Generation: rec.Current.Generation, Err: err})
+		}
+		worthless := rec.Current.RefreshToken.IsZero() && !p.Usable(time.Now())
+		homeless := r.set.Tasks.Closed() && r.source.live() == nil
+		if worthless || homeless {
+			r.event(Event{Kind: KindSaveDropped, Generation: rec.Current.Generation, Err: err})
+			return &storageError{fmt.Errorf("save the new token set: %w", err)}
+		}
+		wait(min(100*time.Millisecond<<min(attempt, 10), saveRetryMax), r.set.Tasks)
+	}
+}
+
+// wait sleeps, or returns early when the tasks are closed.
+func wait(d time.Duration, tasks *Tasks) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	if tasks == nil {
+		<-timer.C
+		return
+	}
+	select {
+	case <-timer.C:
+	case <-tasks.closing():
+	}
+}
+
+// compare loads the record again after it was saved. A lock is not a fence: if somebody else wrote meanwhile, the newer set
+// wins, and the loss of the lock is reported.
+func (r *refresh) compare(ctx context.Context, rec Record, p *Published) *Published {
+	stored, err := r.load(ctx)
+	if err != nil {
+		r.source.stats.StorageErrors.Add(1)
+		return p
+	}
+	ours, theirs := rec.Current, stored.Current
+	if theirs.Generation == ours.Generation && theirs.AccessToken.Equal(ours.AccessToken) {
+		return p
+	}
+	r.lockLost(fmt.Errorf("generation %d was written by another instance while generation %d was being saved", theirs.Generation, ours.Generation))
+	if theirs.Generation > ours.Generation || theirs.IssuedAt.After(ours.IssuedAt) {
+		if adopted := publish(theirs, r.set.Policy, time.Now()); adopted.Usable(time.Now()) {
+			return adopted
+		}
+	}
+	return p
+}
+
+func (r *refresh) lockLost(err error) {
+	r.source.stats.LocksLost.Add(1)
+	r.event(Event{Kind: KindLockLost, Err: err})
+}
+
+// archive moves the superseded set into the history. A failure costs history, not the connection.
+func (r *refresh) archive(ctx context.Context, old TokenSet) {
+	if old.AccessToken.IsZero() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, storageTimeout)
+	defer cancel()
+	if err := r.store().Archive(ctx, r.source.id, old); err != nil {
+		r.source.stats.StorageErrors.Add(1)
+		r.event(Event{Kind: KindHistory, Generation: old.Generation, Err: err})
+	}
+}

@@ -1,0 +1,90 @@
+package connection
+
+import (
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyoauth/caddyoauth/internal/oauth"
+)
+
+// Stats counts what a source did since the process started.
+type Stats struct {
+	Requests      atomic.Int64 // exchanges with the token endpoint
+	Refreshes     atomic.Int64 // new generations obtained
+	Adoptions     atomic.Int64 // token sets taken over from storage
+	Unchanged     atomic.Int64 // refreshes that gave the same token
+	Failures      atomic.Int64 // flights that failed
+	TakeOvers     atomic.Int64 // storage locks whose holder was taken to be dead
+	LocksLost     atomic.Int64 // storage locks that did not exclude others
+	StorageErrors atomic.Int64 // failed writes and comparisons
+}
+
+// Stats returns the counters.
+func (s *Source) Stats() *Stats { return &s.stats }
+
+// Snapshot is what may be shown of a source.
+type Snapshot struct {
+	ID          ID
+	Status      Status
+	Generation  uint64
+	IssuedAt    time.Time
+	ExpiresAt   time.Time
+	RefreshAt   time.Time
+	LastUsed    time.Time // zero when never
+	Failure     *Failure  // nil when the last attempt succeeded
+	NextAttempt time.Time // end of the pause after a failure; zero when there is none
+	Unsaved     bool
+}
+
+// Snapshot returns the source's present state.
+func (s *Source) Snapshot() Snapshot {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	snap := Snapshot{ID: s.id, Status: s.status, Failure: s.failure, NextAttempt: s.retryAt}
+	if used := s.lastUsed.Load(); used != 0 {
+		snap.LastUsed = time.Unix(used, 0)
+	}
+	if p := s.published.Load(); p != nil {
+		snap.Generation, snap.IssuedAt, snap.ExpiresAt = p.set.Generation, p.set.IssuedAt, p.set.ExpiresAt
+		snap.RefreshAt, snap.Unsaved = p.refreshAt, p.unsaved
+	}
+	return snap
+}
+
+func (s *Source) wasFailing() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.failure != nil
+}
+
+// unavailable builds the error for a waiter that got no answer.
+func (s *Source) unavailable(code string, cause error) *Unavailable {
+	return &Unavailable{ID: s.id, Status: StatusFailing, Code: code, RetryAt: time.Now().Add(backoffBase), Err: cause}
+}
+
+// classify turns a failed attempt into what requests are told, and until when they are told it. Nobody reads error text.
+func (s *Source) classify(err error, attempts int) *Unavailable {
+	now := time.Now()
+	var known *Unavailable
+	if errors.As(err, &known) {
+		return known
+	}
+	u := &Unavailable{ID: s.id, Status: StatusFailing, Code: "internal", Err: err}
+	var reply *oauth.Error
+	var storage *storageError
+	switch {
+	case errors.As(err, &storage):
+		u.Code = "storage"
+		u.RetryAt = now.Add(backoff(backoffBase, attempts))
+	case errors.As(err, &reply) && reply.Class == oauth.Misconfigured:
+		u.Status, u.Code = StatusMisconfigured, reply.Code
+		u.RetryAt = now.Add(max(reply.RetryAfter, backoff(refusedBase, attempts-1)))
+	case errors.As(err, &reply):
+		u.Code = reply.Code
+		u.RetryAt = now.Add(max(reply.RetryAfter, backoff(backoffBase, attempts)))
+	default:
+		u.RetryAt = now.Add(backoff(backoffBase, attempts))
+	}
+	return u
+}

@@ -1,0 +1,27 @@
+package connection
+
+import (
+	"context"
+	"errors"
+)
+
+// ErrNotFound is returned by Store.Load when nothing is stored under the ID.
+var ErrNotFound = errors.New("no record is stored")
+
+// ErrUnreadable is wrapped by Store.Load when a record is there but does not open: sealed with another key, moved, or
+// damaged. Such a record is never overwritten.
+var ErrUnreadable = errors.New("the stored record cannot be opened")
+
+// Store keeps records. Every implementation passes the contract in package storetest.
+type Store interface {
+	// Load returns what is stored, or an error that wraps ErrNotFound or ErrUnreadable.
+	Load(ctx context.Context, id ID) (Record, error)
+	// Save replaces the record durably. The caller holds the lock, or has taken over from a dead holder.
+	Save(ctx context.Context, record Record) error
+	// Archive keeps a superseded token set in the history and removes what is beyond the history's length.
+	Archive(ctx context.Context, id ID, set TokenSet) error
+	// Lock serialises the replacement of one generation among all instances. It returns when the lock is held, or with
+	// ctx's error. Unlock must work although ctx has ended; its error means that the lock was lost meanwhile. A lock is
+	// not a fence: see step 8 of the refresh.
+	Lock(ctx context.Context, id ID, generation uint64) (unlock func() error, err error)
+}

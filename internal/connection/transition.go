@@ -1,0 +1,114 @@
+package connection
+
+import (
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/caddyoauth/caddyoauth/internal/oauth"
+)
+
+// The transitions below are pure: a record and what happened go in, the next record comes out. They touch no clock, no
+// storage and no network, so that every state of a connection can be tested by value.
+
+// intend returns the record with the intent to replace its current generation.
+func intend(rec Record, nonce string, now time.Time) Record {
+	rec.Intent = &Intent{
+		Generation:    rec.Current.Generation,
+		RefreshDigest: rec.Current.RefreshToken.Digest(),
+		Nonce:         nonce,
+		At:            now,
+		Repeated:      rec.openIntent(),
+	}
+	rec.UpdatedAt = now
+	return rec
+}
+
+// accept turns a token response into the token set that follows current, or says why it cannot be used. A refresh token
+// that the response leaves out stays the old one (RFC 6749 section 6); for grants without one it is never kept.
+func accept(current TokenSet, resp *oauth.TokenResponse, s *Settings, now time.Time) (TokenSet, error) {
+	switch strings.ToLower(resp.TokenType) {
+	case "dpop", "mac", "pop":
+		return TokenSet{}, &oauth.Error{Class: oauth.Misconfigured, Code: "unsupported_token_type"}
+	}
+	next := TokenSet{
+		Generation:  current.Generation + 1,
+		AccessToken: resp.AccessToken,
+		TokenType:   resp.TokenType,
+		Scope:       resp.Scope,
+		IssuedAt:    resp.SentAt,
+		ExpiresAt:   resp.ExpiresAt,
+		Response:    resp.Response,
+		Nonce:       s.Nonce,
+	}
+	if next.ExpiresAt.IsZero() {
+		next.ExpiresAt = resp.SentAt.Add(s.Policy.DefaultLifetime)
+	}
+	if !next.ExpiresAt.After(now) {
+		return TokenSet{}, &oauth.Error{Class: oauth.RetryLater, Code: "expired_on_arrival"}
+	}
+	if s.Grant == oauth.GrantRefreshToken {
+		next.RefreshToken = resp.RefreshToken
+		if next.RefreshToken.IsZero() {
+			next.RefreshToken = current.RefreshToken
+		}
+	}
+	return next, nil
+}
+
+// gained reports whether next is worth being a generation of its own. Some servers answer an early refresh with the token
+// that they gave before, until it expires; counting those would turn every refresh into the next one's reason.
+func gained(current, next TokenSet) bool {
+	return !next.AccessToken.Equal(current.AccessToken) || next.ExpiresAt.After(current.ExpiresAt.Add(time.Second)) ||
+		!next.RefreshToken.Equal(current.RefreshToken)
+}
+
+// refreshed returns the record after an exchange that gave set.
+func refreshed(rec Record, set TokenSet, now time.Time) Record {
+	rec.Current = set
+	rec.Status = StatusActive
+	rec.Intent, rec.Failure = nil, nil
+	rec.UpdatedAt = now
+	return rec
+}
+
+// failed returns the record after an exchange that gave err. The token set is always kept. The intent stays when the outcome
+// is unknown: the next holder of the lock must know that the refresh token may have been used up.
+func failed(rec Record, err error, now time.Time) Record {
+	var reply *oauth.Error
+	class, code := oauth.RetryLater, "internal"
+	if errors.As(err, &reply) {
+		class, code = reply.Class, reply.Code
+	}
+	attempts := 1
+	if rec.Failure != nil {
+		attempts += rec.Failure.Attempts
+	}
+	rec.Failure = &Failure{Code: code, At: now, Attempts: attempts}
+	rec.UpdatedAt = now
+	switch class {
+	case oauth.Revoked:
+		rec.Status = StatusRevoked
+		if rec.repeated() {
+			rec.Status = StatusLostRotation
+		}
+	case oauth.Misconfigured:
+		rec.Status = StatusMisconfigured
+	default:
+		rec.Status = StatusFailing
+	}
+	if class != oauth.UnknownOutcome && (rec.Status.NeedsPerson() || !rec.repeated()) {
+		rec.Intent = nil
+	}
+	return rec
+}
+
+// openIntent reports whether an earlier exchange with the current refresh token may have succeeded unseen: its process
+// died, or its answer was lost.
+func (rec Record) openIntent() bool {
+	return rec.Intent != nil && rec.Intent.Generation == rec.Current.Generation &&
+		rec.Intent.RefreshDigest == rec.Current.RefreshToken.Digest()
+}
+
+// repeated reports whether the exchange under way asks again after one whose outcome is unknown.
+func (rec Record) repeated() bool { return rec.Intent != nil && rec.Intent.Repeated }

@@ -1,0 +1,166 @@
+// Package oauth is the client side of an OAuth 2.0 token endpoint: it asks for a token, or refreshes one, and says
+// exactly what came of it.
+//
+// It speaks RFC 6749 (grants, client authentication, errors), RFC 8705 (mutual TLS) and RFC 8707 (resource
+// indicators), reads the answers that real servers give in their place, and sorts every failure once into a [Class].
+// What it must be able to say, and the usual clients cannot, is whether a request that failed may still have been
+// processed: that decides if a single-use refresh token is burnt.
+//
+// It does not cache tokens, retry, refresh early, lock or store: package connection decides when to call and what to
+// keep. It never follows a redirect, never probes for a client authentication method and never sends a request twice,
+// with one exception: a client authentication that was refused is sent once more if the secret has changed since.
+//
+// It may import the standard library and internal/secret, nothing else.
+package oauth
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddyoauth/caddyoauth/internal/secret"
+)
+
+// Method is a registered client authentication method (RFC 7591 section 2, RFC 8705 section 2).
+type Method string
+
+// The methods this package speaks.
+const (
+	ClientSecretBasic       Method = "client_secret_basic"
+	ClientSecretPost        Method = "client_secret_post"
+	TLSClientAuth           Method = "tls_client_auth"
+	SelfSignedTLSClientAuth Method = "self_signed_tls_client_auth"
+	None                    Method = "none"
+)
+
+// Grants.
+const (
+	GrantClientCredentials = "client_credentials"
+	GrantRefreshToken      = "refresh_token"
+)
+
+// Defaults of [Config].
+const (
+	DefaultTimeout   = 15 * time.Second
+	defaultUserAgent = "caddyoauth" // Discord, GitHub and Reddit refuse a missing or generic one
+)
+
+// Config describes one client at one token endpoint.
+type Config struct {
+	// TokenEndpoint is an absolute http or https URL. Whether http is acceptable is the caller's decision.
+	TokenEndpoint string
+	ClientID      string
+
+	// Method is never guessed: a probe would send a single-use token twice. Empty means client_secret_basic, the
+	// default of RFC 7591 section 2.
+	Method Method
+
+	// Secret reads the client secret anew on each call; nil when the method needs none. It is called on first use, and
+	// again when the server refuses the client. The text of its error is shown, so it must not hold the secret.
+	Secret func() (secret.Text, error)
+
+	// Certificate is offered to a server that asks for one, whatever the method; nil means there is none.
+	Certificate *Certificate
+
+	RootCAs *x509.CertPool // nil means the system's
+	Timeout time.Duration  // for a whole exchange; 0 means DefaultTimeout
+
+	Scopes    []string // sent joined by one space, never on a refresh
+	Audience  string
+	Resources []string          // RFC 8707, one parameter each
+	Params    map[string]string // more parameters; none that the protocol or a field above owns
+
+	UserAgent string // empty means "caddyoauth"
+}
+
+// ownParams are the parameters that Params must not carry: the protocol's own, those that a field of [Config] sets, and
+// those of grants in which they would replace what is sent.
+var ownParams = []string{
+	"grant_type", "client_id", "client_secret", "client_assertion", "client_assertion_type",
+	"scope", "audience", "resource", "refresh_token", "code", "code_verifier", "redirect_uri", "assertion",
+}
+
+// withDefaults returns a copy that shares no memory with the caller's.
+func (c Config) withDefaults() Config {
+	c.Scopes, c.Resources, c.Params = slices.Clone(c.Scopes), slices.Clone(c.Resources), maps.Clone(c.Params)
+	if c.Method == "" {
+		c.Method = ClientSecretBasic
+	}
+	if c.Timeout == 0 {
+		c.Timeout = DefaultTimeout
+	}
+	if c.UserAgent == "" {
+		c.UserAgent = defaultUserAgent
+	}
+	return c
+}
+
+func (c *Config) check() error {
+	endpoint, err := c.endpointURL()
+	if err != nil {
+		return err
+	}
+	if c.ClientID == "" {
+		return errors.New("missing client id: set client_id")
+	}
+	if c.Timeout < 0 {
+		return errors.New("negative timeout")
+	}
+	if strings.ContainsFunc(c.UserAgent, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return errors.New("user agent holds a character that a header cannot carry")
+	}
+	if err := c.checkMethod(endpoint); err != nil {
+		return err
+	}
+	for name := range c.Params {
+		if name == "" {
+			return errors.New("token parameter without a name")
+		}
+		if slices.Contains(ownParams, name) {
+			return fmt.Errorf("token parameter %q is set by this client itself: use the option of that name", name)
+		}
+	}
+	return nil
+}
+
+// endpointURL parses the token endpoint. Its errors do not repeat the URL: a query may hold a key.
+func (c *Config) endpointURL() (*url.URL, error) {
+	u, err := url.Parse(c.TokenEndpoint)
+	switch {
+	case err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http"):
+		return nil, errors.New("token endpoint is not an absolute http or https URL")
+	case u.User != nil:
+		return nil, errors.New("token endpoint holds a user name or password: use client_id and client_secret")
+	case u.Fragment != "": // RFC 6749 section 3.2
+		return nil, errors.New("token endpoint must not have a fragment")
+	}
+	return u, nil
+}
+
+func (c *Config) checkMethod(endpoint *url.URL) error {
+	switch c.Method {
+	case ClientSecretBasic, ClientSecretPost:
+		if c.Secret == nil {
+			return fmt.Errorf("client authentication %s needs a secret: set client_secret", c.Method)
+		}
+	case TLSClientAuth, SelfSignedTLSClientAuth:
+		if c.Certificate == nil {
+			return fmt.Errorf("client authentication %s needs a certificate: set client_certificate", c.Method)
+		}
+	case None:
+	default:
+		return fmt.Errorf("unknown client authentication method %q", c.Method)
+	}
+	if c.Certificate != nil && endpoint.Scheme != "https" {
+		return errors.New("a client certificate needs an https token endpoint")
+	}
+	return nil
+}
+
+// usesSecret reports whether the method sends the client secret.
+func (m Method) usesSecret() bool { return m == ClientSecretBasic || m == ClientSecretPost }

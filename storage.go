@@ -1,0 +1,149 @@
+package caddyoauth
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/caddyserver/certmagic"
+
+	"github.com/caddyoauth/caddyoauth/internal/connection"
+	"github.com/caddyoauth/caddyoauth/internal/envelope"
+)
+
+// defaultHistory is how many superseded token sets are kept of each ID.
+const defaultHistory = 10
+
+// recordStore keeps sealed records in Caddy's storage. It holds no state of its own.
+type recordStore struct {
+	storage certmagic.Storage
+	keys    *keySource
+	history int
+}
+
+// Load implements connection.Store.
+func (s *recordStore) Load(ctx context.Context, id connection.ID) (connection.Record, error) {
+	return s.load(ctx, recordKey(id), id)
+}
+
+func (s *recordStore) load(ctx context.Context, key string, id connection.ID) (connection.Record, error) {
+	sealed, err := s.storage.Load(ctx, key)
+	if errors.Is(err, fs.ErrNotExist) {
+		return connection.Record{}, connection.ErrNotFound
+	}
+	if err != nil {
+		return connection.Record{}, err
+	}
+	ring, err := s.keys.ring(ctx, s.storage)
+	if err != nil {
+		return connection.Record{}, err
+	}
+	plain, err := ring.Open(sealed, []byte(key))
+	if err != nil {
+		return connection.Record{}, fmt.Errorf("%w: %w", connection.ErrUnreadable, err)
+	}
+	rec, err := decodeRecord(plain)
+	if err != nil {
+		return connection.Record{}, fmt.Errorf("%w: %w", connection.ErrUnreadable, err)
+	}
+	if rec.ID != id {
+		return connection.Record{}, fmt.Errorf("%w: it belongs to another connection or subject", connection.ErrUnreadable)
+	}
+	return rec, nil
+}
+
+// Save implements connection.Store.
+func (s *recordStore) Save(ctx context.Context, rec connection.Record) error {
+	return s.save(ctx, recordKey(rec.ID), rec)
+}
+
+func (s *recordStore) save(ctx context.Context, key string, rec connection.Record) error {
+	plain, err := encodeRecord(rec)
+	if err != nil {
+		return fmt.Errorf("encode the record: %w", err)
+	}
+	ring, err := s.keys.ring(ctx, s.storage)
+	if err != nil {
+		return err
+	}
+	// The associated data is the storage key: a record that is moved to another connection, subject or tenant does not open.
+	sealed, err := ring.Seal(plain, []byte(key))
+	if err != nil {
+		return err
+	}
+	return put(ctx, s.storage, key, sealed)
+}
+
+// put is the only place that writes to storage. What it is given is sealed already.
+func put(ctx context.Context, storage certmagic.Storage, key string, sealed []byte) error {
+	return storage.Store(ctx, key, sealed)
+}
+
+// Archive implements connection.Store. A generation's place in the history is its own record with nothing but that token set.
+func (s *recordStore) Archive(ctx context.Context, id connection.ID, set connection.TokenSet) error {
+	rec := connection.Record{ID: id, Current: set, UpdatedAt: set.IssuedAt}
+	if err := s.save(ctx, historyKey(id, set.Generation), rec); err != nil {
+		return err
+	}
+	generations, err := s.generations(ctx, id)
+	if err != nil {
+		return err
+	}
+	for len(generations) > s.history {
+		if err := s.storage.Delete(ctx, historyKey(id, generations[0])); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		generations = generations[1:]
+	}
+	return nil
+}
+
+// generations lists what is in the history, oldest first. File storage lists left-over temporary files and returns
+// fs.ErrNotExist for an empty prefix; other storages return an empty list.
+func (s *recordStore) generations(ctx context.Context, id connection.ID) ([]uint64, error) {
+	keys, err := s.storage.List(ctx, historyDir(id), false)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var generations []uint64
+	for _, key := range keys {
+		name, found := strings.CutSuffix(path.Base(key), recordsExt)
+		if generation, err := strconv.ParseUint(name, 10, 64); found && err == nil {
+			generations = append(generations, generation)
+		}
+	}
+	slices.Sort(generations)
+	return generations, nil
+}
+
+// Lock implements connection.Store.
+func (s *recordStore) Lock(ctx context.Context, id connection.ID, generation uint64) (func() error, error) {
+	name := lockName(id, generation)
+	if err := s.storage.Lock(ctx, name); err != nil {
+		return nil, err
+	}
+	return func() error { return s.storage.Unlock(context.WithoutCancel(ctx), name) }, nil
+}
+
+// unreadableHint returns what an operator can do about a record or keyset that does not open; "" for other errors.
+func unreadableHint(err error) string {
+	switch {
+	case errors.Is(err, envelope.ErrWrongKey):
+		return "add the key that it was sealed with as a further `encryption` line; nothing was overwritten"
+	case errors.Is(err, envelope.ErrTampered), errors.Is(err, envelope.ErrMalformed):
+		return "the stored data was damaged or moved; restore it from a backup, or delete it to begin anew; nothing was overwritten"
+	default:
+		return ""
+	}
+}
+
+// Interface guard.
+var _ connection.Store = (*recordStore)(nil)

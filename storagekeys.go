@@ -1,0 +1,58 @@
+package caddyoauth
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"path"
+	"strconv"
+
+	"github.com/caddyoauth/caddyoauth/internal/connection"
+)
+
+// All storage keys and lock names are made in this file. They hold no user text: Caddy's sanitiser and the file systems below
+// it map different names to one key, and an empty or dotted part addresses a parent directory. Instead each part is a digest
+// over a length-prefixed tuple, in lower-case hex because some file systems do not tell upper from lower case.
+
+const storageRoot = "oauth2_inject"
+
+const (
+	keysetKey  = storageRoot + "/keyset.json"
+	keysetLock = storageRoot + "-keyset"
+	recordFile = "current.json"
+	recordsExt = ".json"
+)
+
+// keyPart digests a tuple to 32 hex digits. The length before each element makes ("ab","c") and ("a","bc") differ.
+func keyPart(tuple ...string) string {
+	hash := sha256.New()
+	for _, element := range tuple {
+		fmt.Fprintf(hash, "%d:%s", len(element), element)
+	}
+	return hex.EncodeToString(hash.Sum(nil)[:16])
+}
+
+// recordDir is where everything about one ID is kept.
+func recordDir(id connection.ID) string {
+	return path.Join(storageRoot,
+		"tenants", keyPart("tenant", id.Tenant),
+		"connections", keyPart("connection", id.Tenant, id.Connection),
+		keyPart("subject", id.Tenant, id.Connection, id.Subject))
+}
+
+// recordKey is where the current record of an ID is kept.
+func recordKey(id connection.ID) string { return recordDir(id) + "/" + recordFile }
+
+// historyDir is where superseded token sets of an ID are kept.
+func historyDir(id connection.ID) string { return recordDir(id) + "/history" }
+
+// historyKey is where one superseded token set is kept.
+func historyKey(id connection.ID, generation uint64) string {
+	return historyDir(id) + "/" + strconv.FormatUint(generation, 10) + recordsExt
+}
+
+// lockName is the name of the lock under which one generation is replaced. A new name for each generation makes a lock that a
+// crashed process left behind, and another process keeps alive, harmless.
+func lockName(id connection.ID, generation uint64) string {
+	return storageRoot + "-" + keyPart("lock", id.Tenant, id.Connection, id.Subject, strconv.FormatUint(generation, 10))
+}
