@@ -1,7 +1,6 @@
 package oauth
 
 import (
-	"context"
 	"errors"
 	"maps"
 	"net/http"
@@ -61,7 +60,7 @@ func TestWireMatchesOracle(t *testing.T) {
 					"audience": {"api é&"}, "resource": {"https://a.example/x?y=1", "urn:b"}, "extra": {"1 2"},
 				},
 			}
-			if _, err := oracle.Token(context.Background()); err != nil {
+			if _, err := oracle.Token(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			want := <-got
@@ -129,7 +128,7 @@ func TestRequestHeadersAndForms(t *testing.T) {
 	if !maps.EqualFunc(first.form, want, slices.Equal) {
 		t.Errorf("client credentials form %v, want %v", first.form, want)
 	}
-	if _, err := c.Refresh(context.Background(), secret.New("rt 1&")); err != nil {
+	if _, err := c.Refresh(t.Context(), secret.New("rt 1&")); err != nil {
 		t.Fatal(err)
 	}
 	want.Del("scope")
@@ -143,7 +142,7 @@ func TestRequestHeadersAndForms(t *testing.T) {
 func TestRefreshWithoutTokenSendsNothing(t *testing.T) {
 	t.Parallel()
 	endpoint, got := recorder(t)
-	token, err := newTestClient(t, Config{TokenEndpoint: endpoint}).Refresh(context.Background(), secret.Text{})
+	token, err := newTestClient(t, Config{TokenEndpoint: endpoint}).Refresh(t.Context(), secret.Text{})
 	expect(t, mustFail(t, token, err), Revoked, "no_refresh_token")
 	if len(got) != 0 {
 		t.Error("a request was sent")
@@ -190,7 +189,7 @@ func TestSecretIsReadAgain(t *testing.T) {
 					}
 					return secret.New(s), nil
 				}})
-				token, err := c.Refresh(context.Background(), secret.New("rt"))
+				token, err := c.Refresh(t.Context(), secret.New("rt"))
 				if tc.ok != (err == nil) {
 					t.Errorf("error %v", err)
 				}
@@ -218,7 +217,7 @@ func TestOtherRefusalsAreNotRepeated(t *testing.T) {
 	c := newTestClient(t, Config{TokenEndpoint: endpoint, Secret: func() (secret.Text, error) {
 		return secret.New(strings.Repeat("s", int(readings.Add(1)))), nil
 	}})
-	token, err := c.Refresh(context.Background(), secret.New("rt"))
+	token, err := c.Refresh(t.Context(), secret.New("rt"))
 	expect(t, mustFail(t, token, err), Revoked, "invalid_grant")
 	if calls.Load() != 1 || readings.Load() != 1 {
 		t.Errorf("%d requests, %d readings of the secret; want one each", calls.Load(), readings.Load())
@@ -232,7 +231,7 @@ func TestSecretTrouble(t *testing.T) {
 		"error": func() (secret.Text, error) { return secret.Text{}, errors.New("environment variable X is not set") },
 		"empty": func() (secret.Text, error) { return secret.Text{}, nil },
 	} {
-		token, err := newTestClient(t, Config{TokenEndpoint: endpoint, Secret: read}).ClientCredentials(context.Background())
+		token, err := newTestClient(t, Config{TokenEndpoint: endpoint, Secret: read}).ClientCredentials(t.Context())
 		e := mustFail(t, token, err)
 		expect(t, e, Misconfigured, "secret_unreadable")
 		if name == "error" && !strings.Contains(e.Error(), "variable X") {
@@ -270,7 +269,7 @@ func TestConcurrentCallsDoNotWait(t *testing.T) {
 	}})
 	var all sync.WaitGroup
 	all.Go(func() {
-		if _, err := c.Refresh(context.Background(), secret.New("stuck")); err != nil {
+		if _, err := c.Refresh(t.Context(), secret.New("stuck")); err != nil {
 			t.Error(err)
 		}
 	})
@@ -282,7 +281,7 @@ func TestConcurrentCallsDoNotWait(t *testing.T) {
 	var others sync.WaitGroup
 	for range 20 {
 		others.Go(func() {
-			if _, err := c.ClientCredentials(context.Background()); err != nil {
+			if _, err := c.ClientCredentials(t.Context()); err != nil {
 				t.Error(err)
 			}
 		})

@@ -36,8 +36,8 @@ func (c *Client) newRequest(ctx context.Context, x *exchange, clientSecret secre
 	return req, nil
 }
 
-// basicBlob is the value of a Basic header. Both parts are form-urlencoded first (RFC 6749 section 2.3.1), which is also
-// what keeps a ':' in the id apart from the separator.
+// basicBlob is the value of a Basic header. Both parts are form-urlencoded first (RFC 6749 section 2.3.1), which is
+// also what keeps a ':' in the id apart from the separator.
 func basicBlob(id string, clientSecret secret.Text) string {
 	pair := url.QueryEscape(id) + ":" + url.QueryEscape(clientSecret.Reveal())
 	return base64.StdEncoding.EncodeToString([]byte(pair))

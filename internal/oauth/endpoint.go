@@ -77,13 +77,14 @@ type wire struct {
 
 // transport makes a transport for a single exchange. A connection that was used before may be dead already, and
 // net/http then sends the request again on its own: a rotating refresh token would be sent twice. So there is no
-// keep-alive, and no HTTP/2, which has more reasons to send again. A token request is rare enough to pay for a handshake.
+// keep-alive, and no HTTP/2, which has more reasons to send again. A token request is rare enough to pay for a
+// handshake.
 func (w *wire) transport(cfg *Config) *http.Transport {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	config := &tls.Config{RootCAs: cfg.RootCAs, MinVersion: tls.VersionTLS12}
-	// A function, since a fixed certificate is held back from servers that do not list its issuer, and the refusal would
-	// then read "certificate required".
+	// A function, since a fixed certificate is held back from servers that do not list its issuer, and the refusal
+	// would then read "certificate required".
 	config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 		w.asked.Store(true)
 		if w.pair == nil {
@@ -141,7 +142,7 @@ func (c *countedConn) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
 	c.written.Add(int64(n - len(p)))
 	if err != nil && !errors.Is(err, net.ErrClosed) {
-		return len(p), nil
+		return len(p), nil //nolint:nilerr // see above: the reading side reports it
 	}
 	return n, err
 }

@@ -1,7 +1,6 @@
 package oauth
 
 import (
-	"context"
 	"net/http"
 	"strconv"
 	"strings"
@@ -216,6 +215,6 @@ func TestKnownCodeIsShownBesideLookalikeSecret(t *testing.T) {
 	t.Parallel()
 	endpoint := serve(t, answer(400, "application/json", `{"error":"invalid_grant"}`))
 	c := newTestClient(t, Config{TokenEndpoint: endpoint, Secret: fixed("invalid_grant")})
-	token, err := c.Refresh(context.Background(), secret.New("grant"))
+	token, err := c.Refresh(t.Context(), secret.New("grant"))
 	expect(t, mustFail(t, token, err), Revoked, "invalid_grant")
 }

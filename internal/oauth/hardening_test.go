@@ -2,7 +2,6 @@ package oauth
 
 import (
 	"bytes"
-	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -38,7 +37,7 @@ func TestAttackRedirect(t *testing.T) {
 				w.WriteHeader(status)
 				_, _ = io.WriteString(w, goodToken)
 			})
-			token, err := newTestClient(t, Config{TokenEndpoint: endpoint}).Refresh(context.Background(), secret.New("rt"))
+			token, err := newTestClient(t, Config{TokenEndpoint: endpoint}).Refresh(t.Context(), secret.New("rt"))
 			e := mustFail(t, token, err)
 			expect(t, e, Misconfigured, "redirect")
 			if e.Status != status {
@@ -71,7 +70,7 @@ func TestAttackHugeAnswer(t *testing.T) {
 			// The token stands first and blanks follow, so that a cut answer would parse.
 			body := goodToken + strings.Repeat(" ", tc.size-len(goodToken))
 			c := newTestClient(t, Config{TokenEndpoint: serve(t, answer(tc.status, "application/json", body))})
-			token, err := c.ClientCredentials(context.Background())
+			token, err := c.ClientCredentials(t.Context())
 			if tc.class == 0 {
 				if err != nil {
 					t.Error(err)
@@ -101,7 +100,7 @@ func TestAttackEcho(t *testing.T) {
 					TokenEndpoint: "http://" + addr + "/token?key=" + query, Secret: fixed(seed),
 					Params: map[string]string{"api_key": param}, Timeout: 5 * time.Second,
 				})
-				token, err := c.Refresh(context.Background(), secret.New(refresh))
+				token, err := c.Refresh(t.Context(), secret.New(refresh))
 				e := mustFail(t, token, err)
 				for link := error(e); link != nil; link = errors.Unwrap(link) {
 					shown := fmt.Sprintf("%v %+v %#v %q", link, link, link, link)

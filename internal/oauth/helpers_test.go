@@ -1,7 +1,6 @@
 package oauth
 
 import (
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -226,7 +225,7 @@ func tokenNamed(w http.ResponseWriter, r *http.Request) {
 // accessToken runs the client credentials grant and returns the token.
 func accessToken(t *testing.T, c *Client) string {
 	t.Helper()
-	token, err := c.ClientCredentials(context.Background())
+	token, err := c.ClientCredentials(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,7 +2,6 @@ package oauth
 
 import (
 	"bytes"
-	"context"
 	"crypto/tls"
 	"encoding/pem"
 	"errors"
@@ -45,7 +44,7 @@ func TestRenewedCertificate(t *testing.T) {
 			}
 			slow := make(chan string, 1)
 			go func() {
-				token, err := c.Refresh(context.Background(), secret.New("slow"))
+				token, err := c.Refresh(t.Context(), secret.New("slow"))
 				if err != nil {
 					slow <- err.Error()
 					return
@@ -80,13 +79,13 @@ func TestRefusedCertificate(t *testing.T) {
 			})
 			without := newTestClient(t, Config{TokenEndpoint: srv.URL, RootCAs: ca.pool})
 			for range 25 {
-				token, err := with.Refresh(context.Background(), secret.New("rt"))
+				token, err := with.Refresh(t.Context(), secret.New("rt"))
 				e := mustFail(t, token, err)
 				expect(t, e, Misconfigured, "certificate_refused")
 				if !strings.Contains(e.Error(), "refused the client certificate") {
 					t.Error(e)
 				}
-				token, err = without.ClientCredentials(context.Background())
+				token, err = without.ClientCredentials(t.Context())
 				e = mustFail(t, token, err)
 				expect(t, e, Misconfigured, "certificate_refused")
 				if !strings.Contains(e.Error(), "set client_certificate") {
@@ -158,7 +157,7 @@ func TestUnusableCertificate(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			c := newTestClient(t, Config{TokenEndpoint: "https://" + addr, Method: TLSClientAuth, Certificate: files(t, tc.pair)})
-			token, err := c.Refresh(context.Background(), secret.New("rt"))
+			token, err := c.Refresh(t.Context(), secret.New("rt"))
 			e := mustFail(t, token, err)
 			expect(t, e, Misconfigured, tc.code)
 			if !strings.Contains(e.Error(), tc.says) || strings.Contains(e.Error(), "seeded") {
@@ -235,7 +234,7 @@ func TestServerCertificate(t *testing.T) {
 		"another host":      {strings.Replace(srv.URL, "127.0.0.1", "localhost", 1), ca, "not valid for this host"},
 	} {
 		c := newTestClient(t, Config{TokenEndpoint: tc.endpoint, Method: TLSClientAuth, Certificate: cert, RootCAs: tc.trust.pool})
-		token, err := c.ClientCredentials(context.Background())
+		token, err := c.ClientCredentials(t.Context())
 		e := mustFail(t, token, err)
 		expect(t, e, Misconfigured, "server_certificate")
 		var cause *tls.CertificateVerificationError
@@ -251,6 +250,6 @@ func TestOldTLS(t *testing.T) {
 	ca := newAuthority(t)
 	srv := ca.serveTLS(t, tls.VersionTLS11, tokenNamed)
 	c := newTestClient(t, Config{TokenEndpoint: srv.URL, Method: TLSClientAuth, Certificate: files(t, ca.valid(t, "c")), RootCAs: ca.pool})
-	token, err := c.ClientCredentials(context.Background())
+	token, err := c.ClientCredentials(t.Context())
 	expect(t, mustFail(t, token, err), RetryLater, "tls")
 }

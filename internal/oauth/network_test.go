@@ -4,11 +4,13 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -76,7 +78,7 @@ func TestLostAnswers(t *testing.T) {
 			var connections atomic.Int32
 			addr := rawServer(t, func(conn net.Conn) { connections.Add(1); tc.serve(conn) })
 			c := newTestClient(t, Config{TokenEndpoint: "http://" + addr + "/token", Timeout: 500 * time.Millisecond})
-			token, err := c.Refresh(context.Background(), secret.New("rt"))
+			token, err := c.Refresh(t.Context(), secret.New("rt"))
 			e := mustFail(t, token, err)
 			expect(t, e, tc.class, tc.code)
 			if e.Status != tc.status {
@@ -119,7 +121,7 @@ func TestNothingSent(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c := newTestClient(t, Config{TokenEndpoint: tc.endpoint, Timeout: 500 * time.Millisecond})
-			token, err := c.Refresh(context.Background(), secret.New("rt"))
+			token, err := c.Refresh(t.Context(), secret.New("rt"))
 			e := mustFail(t, token, err)
 			expect(t, e, RetryLater, tc.code)
 			if name == "refused" && (!errors.Is(e, syscall.ECONNREFUSED) || !strings.Contains(e.Error(), refused)) {
@@ -140,7 +142,7 @@ func TestEarlyAnswer(t *testing.T) {
 	c := newTestClient(t, Config{
 		TokenEndpoint: "http://" + addr, Params: map[string]string{"assertion_like": strings.Repeat("x", 4<<20)},
 	})
-	token, err := c.ClientCredentials(context.Background())
+	token, err := c.ClientCredentials(t.Context())
 	if e := mustFail(t, token, err); e.Status != 413 {
 		t.Errorf("got %v, want the server's 413", e)
 	}
@@ -148,7 +150,7 @@ func TestEarlyAnswer(t *testing.T) {
 
 func TestCancelledCaller(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(t.Context())
 	addr := rawServer(t, func(conn net.Conn) { readRequest(conn); cancel(); untilClosed(conn) })
 	c := newTestClient(t, Config{TokenEndpoint: "http://" + addr})
 	token, err := c.ClientCredentials(ctx)
@@ -177,7 +179,7 @@ func TestTimeoutCoversBothAttempts(t *testing.T) {
 		return secret.New(strings.Repeat("s", int(readings.Add(1)))), nil
 	}})
 	start := time.Now()
-	token, err := c.ClientCredentials(context.Background())
+	token, err := c.ClientCredentials(t.Context())
 	expect(t, mustFail(t, token, err), UnknownOutcome, "timeout")
 	if calls.Load() != 2 || time.Since(start) > 10*time.Second {
 		t.Errorf("%d calls in %v", calls.Load(), time.Since(start))
@@ -207,10 +209,83 @@ func TestNetworkFailureClasses(t *testing.T) {
 		"proxy text":         {&net.OpError{Op: "proxyconnect", Err: proxy}, progress{}, RetryLater, "unreachable"},
 		"reset":              {&net.OpError{Op: "read", Err: syscall.ECONNRESET}, progress{carried: true}, UnknownOutcome, "connection_lost"},
 	} {
-		e := plain.networkFailure(context.Background(), tc.err, tc.got)
+		e := plain.networkFailure(t.Context(), tc.err, tc.got)
 		expect(t, e, tc.class, tc.code)
 		if strings.Contains(e.Error(), "p4ssw0rd") || errors.Is(e, proxy) {
 			t.Errorf("%s: foreign text is shown: %v", name, e)
 		}
+	}
+}
+
+// TestConnectionPerExchange: net/http replays a request when a kept connection turns out dead, so none is kept.
+func TestConnectionPerExchange(t *testing.T) {
+	t.Parallel()
+	var connections atomic.Int32
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Proto != "HTTP/1.1" || !r.Close {
+			t.Errorf("%s, close %t: want HTTP/1.1 and the announcement that nothing follows", r.Proto, r.Close)
+		}
+		answer(200, "application/json", goodToken)(w, r)
+	}))
+	srv.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			connections.Add(1)
+		}
+	}
+	srv.EnableHTTP2 = true
+	srv.StartTLS()
+	t.Cleanup(srv.Close)
+	pool := x509.NewCertPool()
+	pool.AddCert(srv.Certificate())
+	c := newTestClient(t, Config{TokenEndpoint: srv.URL, RootCAs: pool})
+	for range 3 {
+		accessToken(t, c)
+	}
+	if connections.Load() != 3 {
+		t.Errorf("%d connections for 3 exchanges", connections.Load())
+	}
+}
+
+// TestProgress: only bytes after the handshake count, and only those that the network took.
+func TestProgress(t *testing.T) {
+	t.Parallel()
+	w := &wire{ctx: t.Context()}
+	near, far := net.Pipe()
+	conn := &countedConn{Conn: near, written: &w.written}
+	go untilClosed(far)
+	write := func() {
+		if n, err := conn.Write([]byte("12345")); n != 5 || err != nil {
+			t.Errorf("write: %d, %v", n, err)
+		}
+	}
+	write()
+	if w.progress().carried {
+		t.Error("the handshake counts as the request")
+	}
+	w.gotConn(httptrace.GotConnInfo{})
+	_ = far.Close()
+	write() // fails, and leaves it to the reader to say so
+	if w.progress().carried {
+		t.Error("bytes count that were never taken")
+	}
+	near, far = net.Pipe()
+	conn.Conn = near
+	go untilClosed(far)
+	write()
+	if !w.progress().carried {
+		t.Error("bytes that left do not count")
+	}
+	_, _ = near.Close(), far.Close()
+}
+
+// TestDialEndsWithTheExchange: net/http hands dials a context that outlives the request.
+func TestDialEndsWithTheExchange(t *testing.T) {
+	t.Parallel()
+	addr := rawServer(t, func(net.Conn) {})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	w := &wire{ctx: ctx}
+	if _, err := w.dial(t.Context(), "tcp", addr); err == nil {
+		t.Error("dialled for an exchange that is over")
 	}
 }

@@ -1,7 +1,6 @@
 package oauth
 
 import (
-	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -203,7 +202,7 @@ func TestSentAtIsBeforeTheRequest(t *testing.T) {
 	})
 	c := newTestClient(t, Config{TokenEndpoint: endpoint})
 	before := time.Now()
-	token, err := c.ClientCredentials(context.Background())
+	token, err := c.ClientCredentials(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
