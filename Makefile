@@ -1,0 +1,63 @@
+# `make` lists the targets. `make test` and `make lint` are what CI runs (.ci/run).
+
+FUZZTIME ?= 30s
+BENCH    ?= .
+PLUGIN   := github.com/caddyoauth/caddyoauth
+
+.DEFAULT_GOAL := help
+.PHONY: help build test test-parts unit integration xcaddy lint fuzz bench fmt clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## bin/caddy: Caddy with the standard modules and this plugin
+	go build -o bin/caddy ./cmd/caddy
+
+test: ## everything: parts, unit, integration, xcaddy; installs what it needs
+	@for step in test-parts unit integration xcaddy; do \
+		scripts/timed $$step $(MAKE) --no-print-directory $$step || exit 1; \
+	done
+
+test-parts: ## installs what the integration tests need (apt-get, npm)
+	scripts/install-parts test
+
+unit: ## the tests that need nothing but Go, with the race detector
+	go test -race ./...
+
+integration: test-parts ## the tests against real servers
+	go test -race -tags integration -count=1 -timeout 15m $$(scripts/packages-with '^//go:build.*\bintegration\b')
+
+# Caddy's version is the one of go.mod. The build flags are go build's own, not xcaddy's -trimpath and tags, so that the
+# packages compiled here serve `make build` and `make lint` as well. The made-up version keeps go get from asking for
+# published ones.
+xcaddy: bin/xcaddy ## builds bin/caddy-xcaddy the way users do, and runs the quickstart with it
+	XCADDY_SETCAP=0 XCADDY_SUDO=0 XCADDY_GO_BUILD_FLAGS='-ldflags=-s' bin/xcaddy build \
+		$$(go list -m -f '{{.Version}}' github.com/caddyserver/caddy/v2) --with $(PLUGIN)@v0.0.0=. --output bin/caddy-xcaddy
+	scripts/smoke bin/caddy-xcaddy
+
+lint: bin/golangci-lint ## golangci-lint, shellcheck and a syntax check of the lab
+	scripts/install-parts lint
+	bin/golangci-lint run --build-tags integration
+	shellcheck .ci/run scripts/*
+	node --check test/lab/op/server.mjs
+
+fuzz: ## every fuzz test for FUZZTIME (30s)
+	scripts/fuzz $(FUZZTIME)
+
+bench: ## Go benchmarks matching BENCH (.), then bench/run against other set-ups
+	scripts/install-parts bench
+	go test -run '^$$' -bench '$(BENCH)' -benchmem $$(scripts/packages-with '^func Benchmark')
+	if [ -x bench/run ]; then bench/run; fi
+
+fmt: bin/golangci-lint ## formats the Go code
+	bin/golangci-lint fmt
+
+clean: ## removes what was built and installed here
+	rm -rf bin test/lab/op/node_modules
+
+# Tools are pinned by a module of their own each. `go install TOOL@VERSION` is not used: it ignores go.sum.
+bin/xcaddy: tools/xcaddy/go.mod tools/xcaddy/go.sum
+	go build -C tools/xcaddy -buildvcs=false -o ../../$@ github.com/caddyserver/xcaddy/cmd/xcaddy
+
+bin/golangci-lint: tools/golangci-lint/go.mod tools/golangci-lint/go.sum
+	go build -C tools/golangci-lint -buildvcs=false -o ../../$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
