@@ -12,35 +12,63 @@ const breakerThreshold = 5
 // endpoint share one. While it is open only one exchange per pause is let through, as a probe. The zero value is closed.
 type Breaker struct {
 	mu       sync.Mutex // guards all fields; never held across I/O
-	failures int
+	failures int        // in a row, without those that were under way when a pause began
+	openedAt time.Time  // when the present pause began
 	openTill time.Time
+	probing  bool // one exchange is let through; openTill is the longest that it may take
 }
 
-// allow reports whether an exchange may be made now, and otherwise when to try again. A call that is allowed while the
-// breaker is open is the probe: it moves the end of the pause so that no other is let through meanwhile.
-func (b *Breaker) allow(now time.Time, timeout time.Duration) (ok bool, retryAt time.Time) {
+// blocked returns when to try again if no exchange may be made now, else the zero time.
+func (b *Breaker) blocked(now time.Time) time.Time {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.failures < breakerThreshold {
-		return true, time.Time{}
-	}
-	if now.Before(b.openTill) {
-		return false, b.openTill
-	}
-	b.openTill = now.Add(timeout)
-	return true, time.Time{}
+	return b.until(now)
 }
 
-// report tells the outcome of an exchange: temporary means that the endpoint itself is in trouble.
-func (b *Breaker) report(now time.Time, temporary bool, retryAfter time.Duration) {
+// until is blocked for those who hold mu. A probe is usually answered long before its time is up, so others look soon.
+func (b *Breaker) until(now time.Time) time.Time {
+	switch {
+	case b.failures < breakerThreshold || !now.Before(b.openTill):
+		return time.Time{}
+	case b.probing:
+		return now.Add(backoffBase)
+	}
+	return b.openTill
+}
+
+// take is blocked for those who go on to make the exchange. One that is let through while the breaker is open is the probe: it
+// moves the end of the pause so that no other is let through meanwhile, for at most timeout.
+func (b *Breaker) take(now time.Time, timeout time.Duration) time.Time {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if at := b.until(now); !at.IsZero() {
+		return at
+	}
+	if b.failures >= breakerThreshold {
+		b.openTill, b.probing = now.Add(timeout), true
+	}
+	return time.Time{}
+}
+
+// report tells the outcome of an exchange and when it began: temporary means that the endpoint itself is in trouble. A failure
+// of an exchange that began before the present pause says nothing new, or a thousand of them would make the pause endless.
+func (b *Breaker) report(began time.Time, temporary bool, retryAfter time.Duration) {
+	now := time.Now()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !temporary {
-		b.failures, b.openTill = 0, time.Time{}
+		b.failures, b.openedAt, b.openTill, b.probing = 0, time.Time{}, time.Time{}, false
+		return
+	}
+	if b.failures >= breakerThreshold && !began.After(b.openedAt) {
+		if asked := now.Add(retryAfter); asked.After(b.openTill) {
+			b.openTill = asked
+		}
 		return
 	}
 	b.failures++
 	if b.failures >= breakerThreshold {
+		b.openedAt, b.probing = now, false
 		b.openTill = now.Add(max(retryAfter, backoff(backoffBase, b.failures-breakerThreshold+1)))
 	}
 }

@@ -35,7 +35,7 @@ type Policy struct {
 	UnsavedAfter      time.Duration // how long a new token set that cannot be saved is held back before it is served from memory
 }
 
-// withDefaults fills the fields that are zero.
+// withDefaults fills the fields that are zero. A negative duration means nothing and is taken for zero.
 func (p Policy) withDefaults() Policy {
 	for _, field := range []struct {
 		value    *time.Duration
@@ -48,7 +48,7 @@ func (p Policy) withDefaults() Policy {
 		{&p.RejectionCooldown, DefaultRejectionCooldown},
 		{&p.UnsavedAfter, DefaultUnsavedAfter},
 	} {
-		if *field.value == 0 {
+		if *field.value <= 0 {
 			*field.value = field.fallback
 		}
 	}

@@ -42,13 +42,18 @@ func (p *Published) ExpiresAt() time.Time { return p.set.ExpiresAt }
 // Usable reports whether the token may be sent at that time.
 func (p *Published) Usable(now time.Time) bool { return now.Before(p.usableUntil) }
 
-// Render returns what make gave for this recipe the first time, so that the request path does not build the same header
+// satisfies reports whether the token set is what w asks for.
+func (p *Published) satisfies(w want, now time.Time) bool {
+	return p.Generation() > w.newer && p.Usable(now)
+}
+
+// Render returns what build gave for this recipe the first time, so that the request path does not build the same header
 // value again and again. The recipe is compared by identity: pass a pointer. The value must not be changed.
-func (p *Published) Render(recipe any, make func(TokenSet) []string) []string {
+func (p *Published) Render(recipe any, build func(TokenSet) []string) []string {
 	if r := p.rendered.Load(); r != nil && r.recipe == recipe {
 		return r.value
 	}
-	r := &rendered{recipe: recipe, value: make(p.set)}
+	r := &rendered{recipe: recipe, value: build(p.set)}
 	p.rendered.Store(r)
 	return r.value
 }

@@ -16,8 +16,11 @@ const (
 	saveRetryMax   = 5 * time.Second  // longest pause between two attempts to save
 )
 
-// errSuperseded means that the generation was replaced while its lock was waited for.
-var errSuperseded = errors.New("generation was replaced meanwhile")
+// errSuperseded means that the generation was replaced while its lock was waited for, or while we asked for the next.
+var errSuperseded = &finding{"another instance replaced the token meanwhile", &oauth.Error{Class: oauth.RetryLater, Code: "busy"}}
+
+// errBusy means that the generation is being replaced by somebody who holds its lock.
+var errBusy = &finding{"another instance is refreshing the token", &oauth.Error{Class: oauth.RetryLater, Code: "busy"}}
 
 // storageError marks a failure of storage: nothing was sent because of it, and waiting may help.
 type storageError struct{ err error }
@@ -54,7 +57,7 @@ func (r *refresh) run(ctx context.Context) (*Published, error) {
 		}
 		generation := rec.Current.Generation
 		rec, err = r.load(ctx) // under the lock, the first thing is to load again
-		if lockErr == nil && err == nil && rec.Current.Generation == generation && !rec.Status.NeedsPerson() {
+		if lockErr == nil && err == nil && rec.Current.Generation == generation {
 			p, err := r.replace(ctx, rec)
 			unlock()
 			return p, err
@@ -66,12 +69,30 @@ func (r *refresh) run(ctx context.Context) (*Published, error) {
 	if err != nil {
 		return nil, err
 	}
-	return nil, &oauth.Error{Class: oauth.RetryLater, Code: "busy"}
+	return nil, errBusy
 }
 
-// load returns the stored record, or an empty one when there is none. A token set that was obtained under another
-// fingerprint is not ours to use, but its generation goes on counting.
+// load returns the record to go on from: the stored one, unless this process knows a later generation.
+//
+// Generations never go backwards. A storage that lags, was restored from a backup or was written to by somebody who had lost
+// the lock knows less than this process, whose refresh token is the one that is alive.
 func (r *refresh) load(ctx context.Context) (Record, error) {
+	rec, err := r.stored(ctx)
+	known := r.source.published.Load()
+	if err != nil || known == nil || known.Generation() <= rec.Current.Generation {
+		return rec, err
+	}
+	if rec.Current.AccessToken.IsZero() {
+		rec.Current.Generation = known.Generation() // deleted: begin anew, but count on
+		return rec, nil
+	}
+	rec.Current, rec.Status = known.set, StatusActive
+	return rec, nil
+}
+
+// stored returns the stored record, or an empty one when there is none. A token set that was obtained under another
+// fingerprint is not ours to use, but its generation goes on counting.
+func (r *refresh) stored(ctx context.Context) (Record, error) {
 	ctx, cancel := context.WithTimeout(ctx, storageTimeout)
 	defer cancel()
 	rec, err := r.store().Load(ctx, r.source.id)
@@ -99,9 +120,10 @@ func (r *refresh) store() Store {
 	return r.set.Store
 }
 
-// adopt publishes a stored token set that is good enough, or returns nil.
+// adopt publishes a stored token set that is good enough, or returns nil. One that was ended, on purpose or by the server, is
+// not taken up again.
 func (r *refresh) adopt(rec Record) *Published {
-	if rec.Current.AccessToken.IsZero() || rec.Current.Generation <= r.want.newer {
+	if rec.Current.AccessToken.IsZero() || rec.Current.Generation <= r.want.newer || rec.Status.NeedsPerson() {
 		return nil
 	}
 	p := publish(rec.Current, r.set.Policy, time.Now())
@@ -116,30 +138,44 @@ func (r *refresh) adopt(rec Record) *Published {
 
 // permitted reports why nothing may be sent now: a person is needed, or the endpoint's breaker is open.
 func (r *refresh) permitted(rec Record) error {
-	if rec.Status.NeedsPerson() {
-		return &Unavailable{ID: rec.ID, Status: rec.Status, Code: string(rec.Status), RetryAt: time.Now().Add(refusedBase)}
+	status := rec.Status
+	if r.set.Grant == oauth.GrantRefreshToken && rec.Current.RefreshToken.IsZero() && !status.NeedsPerson() {
+		status = StatusAuthorizationRequired // there is nothing to ask with
 	}
-	if ok, retryAt := r.set.Breaker.allow(time.Now(), r.set.Policy.lease()); !ok {
-		return &oauth.Error{Class: oauth.RetryLater, Code: "endpoint_down", RetryAfter: time.Until(retryAt)}
+	if status.NeedsPerson() {
+		return &Unavailable{ID: rec.ID, Status: status, Code: string(status), RetryAt: time.Now().Add(refusedBase)}
 	}
-	return nil
+	return endpointDown(r.set.Breaker.blocked(time.Now()))
+}
+
+// endpointDown returns the error for an open breaker; nil for the zero time.
+func endpointDown(retryAt time.Time) error {
+	if retryAt.IsZero() {
+		return nil
+	}
+	return &finding{"the token endpoint failed several times in a row; waiting before it is asked again",
+		&oauth.Error{Class: oauth.RetryLater, Code: "endpoint_down", RetryAfter: time.Until(retryAt)}}
 }
 
 // lock takes the storage lock of the generation that is to be replaced. When it cannot be had by the deadline the record
 // decides: replaced = errSuperseded; a young intent = somebody is asking; else the holder is dead and we take over.
 func (r *refresh) lock(ctx context.Context, rec Record) (unlock func(), err error) {
-	lockCtx, cancel := context.WithTimeout(ctx, r.set.Policy.lease())
-	defer cancel()
-	store := r.store()
-	release, err := store.Lock(lockCtx, r.source.id, rec.Current.Generation)
+	// Not WithTimeout: storages that renew a lease (Redis) do so until this context ends, so it may end only with the lock.
+	lockCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	deadline := time.AfterFunc(r.set.Policy.lease(), cancel)
+	release, err := r.store().Lock(lockCtx, r.source.id, rec.Current.Generation)
+	late := lockCtx.Err() != nil
+	deadline.Stop()
 	if err == nil {
 		return func() {
+			defer cancel()
 			if err := release(); err != nil {
 				r.lockLost(fmt.Errorf("release the storage lock: %w", err))
 			}
 		}, nil
 	}
-	if lockCtx.Err() == nil {
+	cancel()
+	if !late {
 		return nil, &storageError{fmt.Errorf("take the storage lock: %w", err)}
 	}
 	stored, err := r.load(ctx)
@@ -149,7 +185,7 @@ func (r *refresh) lock(ctx context.Context, rec Record) (unlock func(), err erro
 	case stored.Current.Generation != rec.Current.Generation:
 		return nil, errSuperseded
 	case stored.Intent != nil && time.Since(stored.Intent.At) < r.set.Policy.lease():
-		return nil, &oauth.Error{Class: oauth.RetryLater, Code: "busy"}
+		return nil, errBusy
 	}
 	r.source.stats.TakeOvers.Add(1)
 	r.event(Event{Kind: KindTakenOver, Generation: rec.Current.Generation})
@@ -158,97 +194,49 @@ func (r *refresh) lock(ctx context.Context, rec Record) (unlock func(), err erro
 
 // replace asks the token endpoint once for the set after rec's, with the intent written before and the result saved after.
 func (r *refresh) replace(ctx context.Context, rec Record) (*Published, error) {
+	if err := r.permitted(rec); err != nil {
+		return nil, err
+	}
+	if err := endpointDown(r.set.Breaker.take(time.Now(), r.set.Policy.lease())); err != nil {
+		return nil, err
+	}
 	if rec.openIntent() {
 		r.event(Event{Kind: KindRepeated, Generation: rec.Current.Generation})
 	}
 	rec = intend(rec, r.set.Nonce, time.Now())
 	if err := r.write(ctx, rec); err != nil {
+		r.source.stats.StorageErrors.Add(1)
 		return nil, &storageError{fmt.Errorf("write the intent, so nothing was sent: %w", err)}
 	}
+	// What follows must not be cut short by what came before: each step from here on has a deadline of its own.
+	ctx = context.WithoutCancel(ctx)
+	asked := time.Now()
 	resp, err := r.set.ask(ctx, rec.Current)
 	r.source.stats.Requests.Add(1)
-	var next TokenSet
-	if err == nil {
-		next, err = accept(rec.Current, resp, r.set, time.Now())
-	}
-	r.report(err)
+	r.report(asked, err)
 	if err != nil {
 		return r.refused(ctx, rec, err)
 	}
+	next, err := accept(rec.Current, resp, r.set, time.Now())
 	next.Reason = r.want.reason
-	if !gained(rec.Current, next) {
-		return r.unchanged(ctx, rec)
+	switch {
+	case err != nil:
+		return r.unusable(ctx, rec, next, err)
+	case !gained(rec.Current, next):
+		return r.unchanged(ctx, rec, next)
 	}
-	old := rec.Current
-	rec = refreshed(rec, next, time.Now())
-	p := publish(next, r.set.Policy, time.Now())
-	p.afterRejection = r.want.reason == ReasonRejected
-	if err := r.save(rec, p); err != nil {
-		return nil, err
-	}
-	p = r.compare(ctx, rec, p)
-	r.archive(ctx, old)
-	r.announce(rec)
-	return p, nil
+	return r.gain(ctx, rec, next)
 }
 
 // report tells the endpoint's breaker how the exchange went.
-func (r *refresh) report(err error) {
+func (r *refresh) report(asked time.Time, err error) {
 	var reply *oauth.Error
 	if !errors.As(err, &reply) {
-		r.set.Breaker.report(time.Now(), err != nil, 0)
+		r.set.Breaker.report(asked, err != nil, 0)
 		return
 	}
 	temporary := reply.Class == oauth.RetryLater || reply.Class == oauth.UnknownOutcome
-	r.set.Breaker.report(time.Now(), temporary, reply.RetryAfter)
-}
-
-// refused ends an exchange that gave err. A dead refresh token is believed only if it is still the stored one.
-func (r *refresh) refused(ctx context.Context, rec Record, err error) (*Published, error) {
-	next := failed(rec, err, time.Now())
-	if next.Status.NeedsPerson() {
-		for pause := range 2 {
-			if pause > 0 {
-				wait(reloadPause, nil)
-			}
-			stored, loadErr := r.load(ctx)
-			if loadErr == nil && stored.Current.Generation != rec.Current.Generation {
-				if p := r.adopt(stored); p != nil {
-					return p, nil
-				}
-			}
-		}
-		err = &Unavailable{ID: rec.ID, Status: next.Status, Code: next.Failure.Code, RetryAt: time.Now().Add(refusedBase), Err: err}
-	}
-	if saveErr := r.write(ctx, next); saveErr != nil {
-		// The intent stays in the stored record, which makes the next attempt ask once more: safe, and all that is lost.
-		return nil, errors.Join(err, fmt.Errorf("write down the failure: %w", saveErr))
-	}
-	return nil, err
-}
-
-// unchanged ends an exchange that gave the same token with no more lifetime: the next attempt waits for half of what is left.
-func (r *refresh) unchanged(ctx context.Context, rec Record) (*Published, error) {
-	now := time.Now()
-	rec = refreshed(rec, rec.Current, now)
-	if err := r.write(ctx, rec); err != nil {
-		return nil, &storageError{fmt.Errorf("clear the intent: %w", err)}
-	}
-	p := publish(rec.Current, r.set.Policy, now)
-	p.afterRejection = r.want.reason == ReasonRejected
-	p.refreshAt = now.Add(max(time.Until(p.usableUntil)/2, minRefreshGap))
-	r.source.stats.Unchanged.Add(1)
-	r.later(Event{Kind: KindUnchanged, Status: StatusActive, Generation: rec.Current.Generation, ExpiresAt: rec.Current.ExpiresAt})
-	return p, nil
-}
-
-// announce has the observer told of a new generation.
-func (r *refresh) announce(rec Record) {
-	r.source.stats.Refreshes.Add(1)
-	if r.source.wasFailing() {
-		r.later(Event{Kind: KindRecovered, Status: StatusActive, Generation: rec.Current.Generation})
-	}
-	r.later(Event{Kind: KindRefreshed, Status: StatusActive, Generation: rec.Current.Generation, ExpiresAt: rec.Current.ExpiresAt})
+	r.set.Breaker.report(asked, temporary, reply.RetryAfter)
 }
 
 // event tells the observer at once.

@@ -14,7 +14,7 @@ func (s *Source) Rejected(ctx context.Context, set *Settings, refused *Published
 	if current != nil && current.Generation() > refused.Generation() {
 		return replayable(current, refused)
 	}
-	if s.refusalStands(set, refused) {
+	if refusalStands(set, current, refused) {
 		return nil
 	}
 	next, err := s.await(ctx, set, want{reason: ReasonRejected, newer: refused.Generation()})
@@ -27,14 +27,18 @@ func (s *Source) Rejected(ctx context.Context, set *Settings, refused *Published
 // Suspect is Rejected for those who cannot replay: the next request refreshes first.
 func (s *Source) Suspect(set *Settings, refused *Published) {
 	current := s.published.Load()
-	if current == nil || current.Generation() != refused.Generation() || s.refusalStands(set, refused) {
+	if current == nil || current.Generation() != refused.Generation() || refusalStands(set, current, refused) {
 		return
 	}
 	current.suspect.Store(true)
 }
 
-// refusalStands reports whether a 401 to this token set is the resource's last word for now.
-func (s *Source) refusalStands(set *Settings, refused *Published) bool {
+// refusalStands reports whether a 401 to refused is the resource's last word for now. What counts is the latest publication of
+// its generation: a refresh that gave the same token again may have come after the one that the request was sent with.
+func refusalStands(set *Settings, current, refused *Published) bool {
+	if current != nil && current.Generation() == refused.Generation() {
+		refused = current
+	}
 	return refused.afterRejection && time.Since(refused.publishedAt) < set.Policy.RejectionCooldown
 }
 

@@ -2,6 +2,7 @@ package connection
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -20,7 +21,7 @@ func (r *refresh) write(ctx context.Context, rec Record) error {
 func (r *refresh) save(rec Record, p *Published) error {
 	held := false
 	for attempt := 0; ; attempt++ {
-		err := r.write(context.Background(), rec)
+		err := r.attempt(rec)
 		if err == nil {
 			if held {
 				r.event(Event{Kind: KindSaved, Status: StatusActive, Generation: rec.Current.Generation})
@@ -46,6 +47,19 @@ func (r *refresh) save(rec Record, p *Published) error {
 	}
 }
 
+// attempt saves the record unless the storage holds a token set that supersedes it: the lock was lost then, and compare will
+// say so. That the storage cannot tell does not keep a new token set from being saved.
+func (r *refresh) attempt(rec Record) error {
+	stored, err := r.stored(context.Background())
+	switch {
+	case err == nil && supersedes(stored.Current, rec.Current):
+		return nil
+	case errors.Is(err, ErrUnreadable):
+		return err // never overwritten
+	}
+	return r.write(context.Background(), rec)
+}
+
 // wait sleeps, or returns early when the tasks are closed.
 func wait(d time.Duration, tasks *Tasks) {
 	timer := time.NewTimer(d)
@@ -61,9 +75,9 @@ func wait(d time.Duration, tasks *Tasks) {
 }
 
 // compare loads the record again after it was saved. A lock is not a fence: if somebody else wrote meanwhile, the newer set
-// wins, and the loss of the lock is reported.
+// wins, in storage as well as here, and the loss of the lock is reported.
 func (r *refresh) compare(ctx context.Context, rec Record, p *Published) *Published {
-	stored, err := r.load(ctx)
+	stored, err := r.stored(ctx)
 	if err != nil {
 		r.source.stats.StorageErrors.Add(1)
 		return p
@@ -72,11 +86,18 @@ func (r *refresh) compare(ctx context.Context, rec Record, p *Published) *Publis
 	if theirs.Generation == ours.Generation && theirs.AccessToken.Equal(ours.AccessToken) {
 		return p
 	}
-	r.lockLost(fmt.Errorf("generation %d was written by another instance while generation %d was being saved", theirs.Generation, ours.Generation))
-	if theirs.Generation > ours.Generation || theirs.IssuedAt.After(ours.IssuedAt) {
-		if adopted := publish(theirs, r.set.Policy, time.Now()); adopted.Usable(time.Now()) {
+	r.lockLost(fmt.Errorf("the storage holds generation %d of another instance after generation %d was saved", theirs.Generation, ours.Generation))
+	if supersedes(theirs, ours) {
+		if adopted := publish(theirs, r.set.Policy, time.Now()); adopted.Usable(time.Now()) && !stored.Status.NeedsPerson() {
 			return adopted
 		}
+		return p
+	}
+	if foreign := theirs.AccessToken.IsZero() && theirs.Generation > 0; foreign {
+		return p // an instance with another configuration; the two would overwrite each other without end
+	}
+	if err := r.write(ctx, rec); err != nil {
+		r.source.stats.StorageErrors.Add(1)
 	}
 	return p
 }

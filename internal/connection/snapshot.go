@@ -17,7 +17,7 @@ type Stats struct {
 	Failures      atomic.Int64 // flights that failed
 	TakeOvers     atomic.Int64 // storage locks whose holder was taken to be dead
 	LocksLost     atomic.Int64 // storage locks that did not exclude others
-	StorageErrors atomic.Int64 // failed writes and comparisons
+	StorageErrors atomic.Int64 // storage operations of a flight that failed
 }
 
 // Stats returns the counters.
@@ -59,9 +59,12 @@ func (s *Source) wasFailing() bool {
 }
 
 // unavailable builds the error for a waiter that got no answer.
-func (s *Source) unavailable(code string, cause error) *Unavailable {
-	return &Unavailable{ID: s.id, Status: StatusFailing, Code: code, RetryAt: time.Now().Add(backoffBase), Err: cause}
+func (s *Source) unavailable(code string) *Unavailable {
+	return &Unavailable{ID: s.id, Status: StatusFailing, Code: code, RetryAt: time.Now().Add(backoffBase)}
 }
+
+// codeStorage is the code of every failure of storage.
+const codeStorage = "storage"
 
 // classify turns a failed attempt into what requests are told, and until when they are told it. Nobody reads error text.
 func (s *Source) classify(err error, attempts int) *Unavailable {
@@ -74,15 +77,15 @@ func (s *Source) classify(err error, attempts int) *Unavailable {
 	var reply *oauth.Error
 	var storage *storageError
 	switch {
-	case errors.As(err, &storage):
-		u.Code = "storage"
-		u.RetryAt = now.Add(backoff(backoffBase, attempts))
 	case errors.As(err, &reply) && reply.Class == oauth.Misconfigured:
 		u.Status, u.Code = StatusMisconfigured, reply.Code
 		u.RetryAt = now.Add(max(reply.RetryAfter, backoff(refusedBase, attempts-1)))
 	case errors.As(err, &reply):
 		u.Code = reply.Code
 		u.RetryAt = now.Add(max(reply.RetryAfter, backoff(backoffBase, attempts)))
+	case errors.As(err, &storage):
+		u.Code = codeStorage
+		u.RetryAt = now.Add(backoff(backoffBase, attempts))
 	default:
 		u.RetryAt = now.Add(backoff(backoffBase, attempts))
 	}

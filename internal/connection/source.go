@@ -45,6 +45,7 @@ type Source struct {
 	failure *Failure
 	retryAt time.Time // no attempt before this
 	lastErr error     // what requests are told until then
+	pauseOf *Settings // the Settings that the pause is for, because it may be their fault; nil = for all
 }
 
 // want is what a flight is asked for.
@@ -55,6 +56,7 @@ type want struct {
 
 // flight is the one refresh under way. result and err are written before done is closed.
 type flight struct {
+	want   want
 	done   chan struct{}
 	result *Published
 	err    error
@@ -111,7 +113,7 @@ func (s *Source) obtain(ctx context.Context, set *Settings, p *Published) (*Publ
 func (s *Source) await(ctx context.Context, set *Settings, w want) (*Published, error) {
 	if set.Tasks.Closed() {
 		if set = s.live(); set == nil {
-			return nil, s.unavailable("closed", nil)
+			return nil, s.unavailable("closed")
 		}
 	}
 	if set.Tasks.isStopped() {
@@ -120,7 +122,7 @@ func (s *Source) await(ctx context.Context, set *Settings, w want) (*Published, 
 	}
 	timeout := time.NewTimer(set.Policy.Timeout + time.Second)
 	defer timeout.Stop()
-	for range 2 { // a second round when the flight that was joined had begun for something else
+	for range 3 { // again when the flight that was joined had begun for something else
 		f, err := s.join(set, w)
 		if err != nil {
 			return nil, err
@@ -130,38 +132,63 @@ func (s *Source) await(ctx context.Context, set *Settings, w want) (*Published, 
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-timeout.C:
-			return nil, s.unavailable("timeout", nil)
+			return nil, s.unavailable("timeout")
 		}
 		if f.err != nil {
 			return nil, f.err
 		}
-		if f.result.Generation() > w.newer && f.result.Usable(time.Now()) {
+		if f.result.satisfies(w, time.Now()) {
 			return f.result, nil
 		}
+		if f.result.unsaved {
+			return nil, s.unavailable(codeStorage) // no further rotation until it is saved
+		}
+		if f.want.newer >= w.newer {
+			break
+		}
 	}
-	return nil, s.unavailable("superseded", nil)
+	return nil, s.unavailable("superseded")
 }
 
-// join returns the flight under way or a new one; during the pause after a failure it returns that failure.
+// join returns the flight under way or starts one, unless what w asks for was published since the caller looked. During the
+// pause after a failure it returns that failure.
 func (s *Source) join(set *Settings, w want) (*flight, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.flight != nil {
 		return s.flight, nil
 	}
-	if s.lastErr != nil && time.Now().Before(s.retryAt) {
+	now := time.Now()
+	if p := s.published.Load(); p != nil && p.satisfies(w, now) {
+		return &flight{done: closed, result: p}, nil
+	}
+	if s.lastErr != nil && now.Before(s.retryAt) && s.paused(set) {
 		return nil, s.lastErr
 	}
-	f := &flight{done: make(chan struct{})}
+	f := &flight{done: make(chan struct{}), want: w}
 	s.flight = f
 	set.Tasks.enter()
 	go s.fly(f, set, w)
 	return f, nil
 }
 
+// paused reports whether the pause after a failure is for these Settings. One that ends is bound by any, or the two of a reload
+// would take turns without a pause.
+func (s *Source) paused(set *Settings) bool {
+	return s.pauseOf == nil || s.pauseOf == set || set.Tasks.isStopped()
+}
+
+// closed is the done channel of what is there without a flight.
+var closed = func() chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
+
 // fly runs one refresh to its end, on its own context.
 func (s *Source) fly(f *flight, set *Settings, w want) {
 	defer set.Tasks.leave()
+	recovering := s.wasFailing()
 	r := &refresh{source: s, set: set, want: w, flight: f, began: time.Now()}
 	ctx, cancel := context.WithTimeout(context.Background(), 4*set.Policy.lease()+set.Policy.Timeout)
 	defer cancel()
@@ -171,6 +198,9 @@ func (s *Source) fly(f *flight, set *Settings, w want) {
 		return
 	}
 	s.settle(f, p, true)
+	if recovering {
+		r.event(Event{Kind: KindRecovered, Status: StatusActive, Generation: p.Generation()})
+	}
 	for _, e := range r.told {
 		r.event(e)
 	}
@@ -202,7 +232,10 @@ func (s *Source) settleFailure(r *refresh, err error) {
 		attempts += s.failure.Attempts
 	}
 	u := s.classify(err, attempts)
-	s.status, s.lastErr, s.retryAt = u.Status, u, u.RetryAt
+	s.status, s.lastErr, s.retryAt, s.pauseOf = u.Status, u, u.RetryAt, nil
+	if u.Status == StatusMisconfigured || u.Code == codeStorage {
+		s.pauseOf = r.set // who corrects the configuration and reloads does not wait
+	}
 	s.failure = &Failure{Code: u.Code, At: time.Now(), Attempts: attempts}
 	if p := s.published.Load(); p != nil {
 		s.published.Store(p.postponed(s.retryAt))
@@ -229,7 +262,7 @@ func (f *flight) resolved() bool {
 // ahead starts the background refresh of p, unless the configuration is ending or a pause after a failure is on.
 func (s *Source) ahead(set *Settings, p *Published) {
 	if set.Tasks.isStopped() {
-		if set = s.live(); set == nil {
+		if set = s.live(); set == nil || set.Tasks.isStopped() {
 			p.refreshing.Store(false)
 			return
 		}

@@ -21,7 +21,8 @@ type Store interface {
 	// Archive keeps a superseded token set in the history and removes what is beyond the history's length.
 	Archive(ctx context.Context, id ID, set TokenSet) error
 	// Lock serialises the replacement of one generation among all instances. It returns when the lock is held, or with
-	// ctx's error. Unlock must work although ctx has ended; its error means that the lock was lost meanwhile. A lock is
-	// not a fence: see step 8 of the refresh.
+	// ctx's error. ctx lives as long as the lock is held, because some storages renew a lease only while it does. Unlock
+	// must work although ctx has ended, and must end itself within a bounded time; its error means that the lock was lost
+	// meanwhile. A lock is not a fence: save and compare expect that it fails.
 	Lock(ctx context.Context, id ID, generation uint64) (unlock func() error, err error)
 }

@@ -11,6 +11,15 @@ import (
 // The transitions below are pure: a record and what happened go in, the next record comes out. They touch no clock, no
 // storage and no network, so that every state of a connection can be tested by value.
 
+// finding is a failure that we found ourselves, with the class and code that it is treated by.
+type finding struct {
+	text string
+	as   *oauth.Error
+}
+
+func (f *finding) Error() string { return f.text }
+func (f *finding) Unwrap() error { return f.as }
+
 // intend returns the record with the intent to replace its current generation.
 func intend(rec Record, nonce string, now time.Time) Record {
 	rec.Intent = &Intent{
@@ -24,13 +33,10 @@ func intend(rec Record, nonce string, now time.Time) Record {
 	return rec
 }
 
-// accept turns a token response into the token set that follows current, or says why it cannot be used. A refresh token
-// that the response leaves out stays the old one (RFC 6749 section 6); for grants without one it is never kept.
+// accept turns a token response into the token set that follows current. A refresh token that the response leaves out stays
+// the old one (RFC 6749 section 6); for grants without one it is never kept. An error says why the access token cannot be
+// used; the set is whole all the same, for its refresh token may have replaced the old one.
 func accept(current TokenSet, resp *oauth.TokenResponse, s *Settings, now time.Time) (TokenSet, error) {
-	switch strings.ToLower(resp.TokenType) {
-	case "dpop", "mac", "pop":
-		return TokenSet{}, &oauth.Error{Class: oauth.Misconfigured, Code: "unsupported_token_type"}
-	}
 	next := TokenSet{
 		Generation:  current.Generation + 1,
 		AccessToken: resp.AccessToken,
@@ -44,16 +50,38 @@ func accept(current TokenSet, resp *oauth.TokenResponse, s *Settings, now time.T
 	if next.ExpiresAt.IsZero() {
 		next.ExpiresAt = resp.SentAt.Add(s.Policy.DefaultLifetime)
 	}
-	if !next.ExpiresAt.After(now) {
-		return TokenSet{}, &oauth.Error{Class: oauth.RetryLater, Code: "expired_on_arrival"}
-	}
 	if s.Grant == oauth.GrantRefreshToken {
 		next.RefreshToken = resp.RefreshToken
 		if next.RefreshToken.IsZero() {
 			next.RefreshToken = current.RefreshToken
 		}
 	}
+	switch strings.ToLower(resp.TokenType) {
+	case "dpop", "mac", "pop":
+		return next, &finding{"the server gave a token bound to a key; ask it for bearer tokens",
+			&oauth.Error{Class: oauth.Misconfigured, Code: "unsupported_token_type"}}
+	}
+	if _, usableUntil := s.Policy.window(next, 0); !usableUntil.After(now) {
+		return next, &finding{"the token had expired when it arrived; compare the clocks of this machine and the server",
+			&oauth.Error{Class: oauth.RetryLater, Code: "expired_on_arrival"}}
+	}
 	return next, nil
+}
+
+// rotated returns the token set after an exchange whose access token cannot be used but whose refresh token replaced the old
+// one: everything else stays, so that nobody takes the unusable token for a good one.
+func rotated(current, next TokenSet) TokenSet {
+	current.Generation, current.RefreshToken, current.Nonce = next.Generation, next.RefreshToken, next.Nonce
+	return current
+}
+
+// supersedes reports whether theirs, found in storage, is to be kept rather than ours: a later generation is, because it may
+// have used up ours; of two sets with one generation the one that was issued later.
+func supersedes(theirs, ours TokenSet) bool {
+	if theirs.AccessToken.IsZero() || theirs.Generation != ours.Generation {
+		return !theirs.AccessToken.IsZero() && theirs.Generation > ours.Generation
+	}
+	return !theirs.AccessToken.Equal(ours.AccessToken) && theirs.IssuedAt.After(ours.IssuedAt)
 }
 
 // gained reports whether next is worth being a generation of its own. Some servers answer an early refresh with the token
