@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/certmagic"
 
@@ -18,6 +19,9 @@ import (
 
 // defaultHistory is how many superseded token sets are kept of each ID.
 const defaultHistory = 10
+
+// unlockTimeout bounds the release of a storage lock, whose flight cannot end before it.
+const unlockTimeout = 10 * time.Second
 
 // recordStore keeps sealed records in Caddy's storage. It holds no state of its own.
 type recordStore struct {
@@ -130,7 +134,11 @@ func (s *recordStore) Lock(ctx context.Context, id connection.ID, generation uin
 	if err := s.storage.Lock(ctx, name); err != nil {
 		return nil, err
 	}
-	return func() error { return s.storage.Unlock(context.WithoutCancel(ctx), name) }, nil
+	return func() error {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), unlockTimeout)
+		defer cancel()
+		return s.storage.Unlock(ctx, name)
+	}, nil
 }
 
 // unreadableHint returns what an operator can do about a record or keyset that does not open; "" for other errors.

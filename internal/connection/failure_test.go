@@ -81,6 +81,26 @@ func TestCurrentTokenIsServedWhileRefreshingFails(t *testing.T) {
 	}
 }
 
+// TestShortOutageOfShortTokens: a token that lives for seconds must not run out during the first pause.
+func TestShortOutageOfShortTokens(t *testing.T) {
+	for round := range 20 { // the pause is left to chance
+		t.Run(fmt.Sprint(round), func(t *testing.T) {
+			virtual(t, func(t *testing.T) {
+				i := newInstance(t)
+				i.server.change(func(s *server) { s.life = 9 * time.Second })
+				i.generation(1)
+				i.server.fail(oauth.RetryLater, "server_error")
+				for i.server.calls() < 2 {
+					i.token()
+					later(10 * time.Millisecond)
+				}
+				i.server.heal()
+				is(t, "requests without a token", i.traffic(8*time.Second, 10*time.Millisecond), 0)
+			})
+		})
+	}
+}
+
 func TestRecovery(t *testing.T) {
 	virtual(t, func(t *testing.T) {
 		i := newInstance(t)

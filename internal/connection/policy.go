@@ -22,7 +22,8 @@ const (
 	minRefreshGap = time.Second     // two background refreshes are at least this far apart
 	backoffBase   = time.Second
 	backoffMax    = 5 * time.Minute
-	refusedBase   = 30 * time.Second // first pause after our client was refused, or a person is needed
+	hastyPause    = 200 * time.Millisecond // shortest pause after a failure, while a token is still usable
+	refusedBase   = 30 * time.Second       // first pause after our client was refused, or a person is needed
 )
 
 // Policy says how early, how often and how long. The zero value of a field means its default.

@@ -2,10 +2,13 @@ package connection
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/caddyoauth/caddyoauth/internal/oauth"
 )
 
 // Unavailable says that there is no usable token, and why. Its text is safe to show to operators.
@@ -232,6 +235,7 @@ func (s *Source) settleFailure(r *refresh, err error) {
 		attempts += s.failure.Attempts
 	}
 	u := s.classify(err, attempts)
+	s.hasten(u, err)
 	s.status, s.lastErr, s.retryAt, s.pauseOf = u.Status, u, u.RetryAt, nil
 	if u.Status == StatusMisconfigured || u.Code == codeStorage {
 		s.pauseOf = r.set // who corrects the configuration and reloads does not wait
@@ -248,6 +252,20 @@ func (s *Source) settleFailure(r *refresh, err error) {
 	s.mu.Unlock()
 	s.stats.Failures.Add(1)
 	r.event(Event{Kind: KindFailed, Status: u.Status, RetryAt: u.RetryAt, Err: u})
+}
+
+// hasten shortens the pause while a token is still usable: one that lives for seconds would otherwise run out during the first
+// pause, and an outage that was shorter than the token would be noticed. A pause that the server asked for is kept.
+func (s *Source) hasten(u *Unavailable, err error) {
+	p := s.published.Load()
+	var reply *oauth.Error
+	if p == nil || u.Status != StatusFailing || errors.As(err, &reply) && reply.RetryAfter > 0 {
+		return
+	}
+	left := time.Until(p.usableUntil)
+	if soon := time.Now().Add(max(left/2, hastyPause)); left > hastyPause && soon.Before(u.RetryAt) {
+		u.RetryAt = soon
+	}
 }
 
 func (f *flight) resolved() bool {
