@@ -59,12 +59,16 @@ func (s Status) NeedsPerson() bool {
 // Reason says why a token set was obtained.
 type Reason string
 
-// The reasons for a refresh.
+// The reasons for a generation.
 const (
 	ReasonFirst    Reason = "first"    // there was none
 	ReasonExpired  Reason = "expired"  // the old one had no usable time left
 	ReasonAhead    Reason = "ahead"    // in the background, before expiry
 	ReasonRejected Reason = "rejected" // the resource server answered 401 to the old one
+
+	ReasonAuthorized   Reason = "authorized"   // a person authorized
+	ReasonRolledBack   Reason = "rolled_back"  // an earlier generation was brought back
+	ReasonDisconnected Reason = "disconnected" // ended on purpose; such a generation holds no tokens
 )
 
 // TokenSet is what the token endpoint returned, whole.
@@ -79,6 +83,7 @@ type TokenSet struct {
 	ExpiresAt    time.Time   // never zero in a stored set: the default lifetime is applied when the server is silent
 	Reason       Reason      // why it was obtained
 	Nonce        string      // which process obtained it
+	By           string      // who authorized, rolled back or disconnected; "" for refreshes
 	Response     secret.Text // the whole response without the two tokens, as JSON
 }
 

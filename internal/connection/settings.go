@@ -62,6 +62,7 @@ const (
 	KindUnchanged   Kind = "unchanged"     // the server gave the same token again, with no more lifetime
 	KindAdopted     Kind = "adopted"       // another instance had refreshed already
 	KindFailed      Kind = "failed"        // an attempt failed; Err says why
+	KindChanged     Kind = "changed"       // a person authorized, or the connection was rolled back or disconnected
 	KindRecovered   Kind = "recovered"     // the first success after failures
 	KindTakenOver   Kind = "taken_over"    // the storage lock could not be had; its holder is taken to be dead
 	KindLockLost    Kind = "lock_lost"     // somebody else wrote while this process held the lock

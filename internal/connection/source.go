@@ -55,12 +55,14 @@ type Source struct {
 type want struct {
 	reason Reason
 	newer  uint64 // only a generation above this one will do
+	change Change // what to do instead of refreshing; nil = refresh
 }
 
 // flight is the one refresh under way. result and err are written before done is closed.
 type flight struct {
 	want   want
 	done   chan struct{}
+	over   chan struct{} // closed when the next flight may begin: after done if the result has yet to be saved
 	result *Published
 	err    error
 }
@@ -130,12 +132,19 @@ func (s *Source) await(ctx context.Context, set *Settings, w want) (*Published, 
 		if err != nil {
 			return nil, err
 		}
+		ready := f.done
+		if f.want.change != nil {
+			ready = f.over // what a change has left is looked at in the next round
+		}
 		select {
-		case <-f.done:
+		case <-ready:
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-timeout.C:
 			return nil, s.unavailable("timeout")
+		}
+		if f.want.change != nil {
+			continue
 		}
 		if f.err != nil {
 			return nil, f.err
@@ -168,11 +177,16 @@ func (s *Source) join(set *Settings, w want) (*flight, error) {
 	if s.lastErr != nil && now.Before(s.retryAt) && s.paused(set) {
 		return nil, s.lastErr
 	}
-	f := &flight{done: make(chan struct{}), want: w}
+	return s.launch(set, w), nil
+}
+
+// launch starts a flight. The caller holds mu.
+func (s *Source) launch(set *Settings, w want) *flight {
+	f := &flight{done: make(chan struct{}), over: make(chan struct{}), want: w}
 	s.flight = f
 	set.Tasks.enter()
 	go s.fly(f, set, w)
-	return f, nil
+	return f
 }
 
 // paused reports whether the pause after a failure is for these Settings. One that ends is bound by any, or the two of a reload
@@ -195,13 +209,24 @@ func (s *Source) fly(f *flight, set *Settings, w want) {
 	r := &refresh{source: s, set: set, want: w, flight: f, began: time.Now()}
 	ctx, cancel := context.WithTimeout(context.Background(), 4*set.Policy.lease()+set.Policy.Timeout)
 	defer cancel()
-	p, err := r.run(ctx)
-	if err != nil {
+	run := r.run
+	if w.change != nil {
+		run = r.apply
+	}
+	p, err := run(ctx)
+	switch {
+	case err != nil && w.change != nil:
+		s.settleUnchanged(f, err)
+		return
+	case err != nil:
 		s.settleFailure(r, err)
 		return
+	case p == nil:
+		s.settleEnded(r)
+	default:
+		s.settle(f, p, true)
 	}
-	s.settle(f, p, true)
-	if recovering {
+	if recovering && p != nil {
 		r.event(Event{Kind: KindRecovered, Status: StatusActive, Generation: p.Generation()})
 	}
 	for _, e := range r.told {
@@ -219,12 +244,40 @@ func (s *Source) settle(f *flight, p *Published, final bool) {
 	}
 	s.status, s.failure, s.lastErr, s.retryAt = StatusActive, nil, nil, time.Time{}
 	if final {
-		s.flight = nil
+		defer s.land(f)
 	}
 	if !f.resolved() {
 		f.result = p
 		close(f.done)
 	}
+}
+
+// land frees the way for the next flight. The caller holds mu.
+func (s *Source) land(f *flight) {
+	s.flight = nil
+	close(f.over)
+}
+
+// settleEnded takes back what was published, after a change that left no token.
+func (s *Source) settleEnded(r *refresh) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	u := &Unavailable{ID: s.id, Status: StatusDisconnected, Code: string(StatusDisconnected), RetryAt: time.Now().Add(refusedBase)}
+	s.published.Store(nil)
+	s.status, s.failure, s.lastErr, s.retryAt, s.pauseOf = StatusDisconnected, nil, u, u.RetryAt, nil
+	close(r.flight.done)
+	s.land(r.flight)
+}
+
+// settleUnchanged ends a change that failed. It says nothing about the token that is there.
+func (s *Source) settleUnchanged(f *flight, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !f.resolved() {
+		f.err = err
+		close(f.done)
+	}
+	s.land(f)
 }
 
 // settleFailure starts the pause after a failed attempt and wakes the waiters. The current token goes on being served.
@@ -244,11 +297,11 @@ func (s *Source) settleFailure(r *refresh, err error) {
 	if p := s.published.Load(); p != nil {
 		s.published.Store(p.postponed(s.retryAt))
 	}
-	s.flight = nil
 	if !r.flight.resolved() {
 		r.flight.err = u
 		close(r.flight.done)
 	}
+	s.land(r.flight)
 	s.mu.Unlock()
 	s.stats.Failures.Add(1)
 	r.event(Event{Kind: KindFailed, Status: u.Status, RetryAt: u.RetryAt, Err: u})
