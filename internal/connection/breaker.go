@@ -69,6 +69,6 @@ func (b *Breaker) report(began time.Time, temporary bool, retryAfter time.Durati
 	b.failures++
 	if b.failures >= breakerThreshold {
 		b.openedAt, b.probing = now, false
-		b.openTill = now.Add(max(retryAfter, backoff(backoffBase, b.failures-breakerThreshold+1)))
+		b.openTill = now.Add(max(retryAfter, backoff(backoffBase, backoffMax, b.failures-breakerThreshold+1)))
 	}
 }

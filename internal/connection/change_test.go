@@ -43,7 +43,7 @@ func TestAuthorizedFromNothing(t *testing.T) {
 		is(t, "stored status", stored.Status, connection.StatusActive)
 		is(t, "told", i.told(connection.KindChanged), 1)
 		i.called(0)
-		later(56 * time.Minute)
+		later(57 * time.Minute)
 		i.token() // due: the refresh uses the refresh token of the consent
 		later(time.Second)
 		i.called(1)

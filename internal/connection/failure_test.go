@@ -149,7 +149,7 @@ func TestNegativeCaching(t *testing.T) {
 			i.called(attempt + 1)
 			is(t, "storage operations during the pause", i.store.Use(), used)
 			pause := time.Until(u.RetryAt)
-			if ceiling := min(time.Second<<min(attempt+1, 10), 5*time.Minute); pause < time.Second || pause > ceiling {
+			if ceiling := min(time.Second<<min(attempt+1, 10), time.Minute); pause < time.Second || pause > ceiling {
 				t.Fatalf("pause %d is %v, want 1s to %v", attempt+1, pause, ceiling)
 			}
 			later(pause)
@@ -163,7 +163,7 @@ func TestNegativeCachingOverAnHour(t *testing.T) {
 		i := newInstance(t)
 		i.server.fail(oauth.RetryLater, "server_error")
 		is(t, "requests without a token", i.traffic(time.Hour, 100*time.Millisecond), 36_000)
-		if calls := i.server.calls(); calls > 60 {
+		if calls := i.server.calls(); calls > 180 { // half a minute apart on average, and by chance
 			t.Fatalf("a dead token endpoint was asked %d times in an hour", calls)
 		}
 	})
@@ -195,7 +195,7 @@ func TestBreaker(t *testing.T) {
 		for end := time.Now().Add(time.Hour); time.Now().Before(end); later(time.Second) {
 			is(t, "connections that got a token", ask(), 0)
 		}
-		if calls := i.server.calls(); calls > 60 {
+		if calls := i.server.calls(); calls > 180 { // half a minute apart on average, and by chance
 			t.Fatalf("200 connections asked an endpoint that is down %d times in an hour", calls)
 		}
 		i.server.heal()

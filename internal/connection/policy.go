@@ -16,14 +16,19 @@ const (
 )
 
 const (
-	refreshShare  = 5               // refresh_before is never more than this part of the lifetime
-	jitterShare   = 0.25            // how much of the margin is given to chance
-	maxLeeway     = 5 * time.Second // how long before its expiry a token stops being used
-	minRefreshGap = time.Second     // two background refreshes are at least this far apart
-	backoffBase   = time.Second
-	backoffMax    = 5 * time.Minute
+	refreshShare  = 5                      // refresh_before is never more than this part of the lifetime
+	jitterShare   = 0.25                   // how much of the margin is given to chance
+	maxLeeway     = 5 * time.Second        // how long before its expiry a token stops being used
+	minRefreshGap = time.Second            // two background refreshes are at least this far apart
 	hastyPause    = 200 * time.Millisecond // shortest pause after a failure, while a token is still usable
-	refusedBase   = 30 * time.Second       // first pause after our client was refused, or a person is needed
+
+	// Pauses after temporary failures. The longest is short, so that whoever waits for a token has it soon after an outage;
+	// the breaker shields the endpoint.
+	backoffBase = time.Second
+	backoffMax  = time.Minute
+	// Pauses after our client was refused, or while a person is needed.
+	refusedBase = 30 * time.Second
+	refusedMax  = 5 * time.Minute
 )
 
 // Policy says how early, how often and how long. The zero value of a field means its default.
@@ -79,9 +84,9 @@ func (p Policy) window(set TokenSet, chance float64) (refreshAt, usableUntil tim
 }
 
 // backoff returns the pause after the given number of failures in a row: full jitter between one base and base times two
-// to the power of attempts, at most five minutes.
-func backoff(base time.Duration, attempts int) time.Duration {
-	ceiling := min(base<<min(attempts, 10), backoffMax)
+// to the power of attempts, at most most.
+func backoff(base, most time.Duration, attempts int) time.Duration {
+	ceiling := min(base<<min(attempts, 10), most)
 	if ceiling <= base {
 		return base
 	}

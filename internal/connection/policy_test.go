@@ -104,15 +104,15 @@ func later(a, b time.Time) time.Time {
 
 func TestBackoff(t *testing.T) {
 	t.Parallel()
-	for _, base := range []time.Duration{backoffBase, refusedBase} {
+	for base, longest := range map[time.Duration]time.Duration{backoffBase: backoffMax, refusedBase: refusedMax} {
 		for _, attempts := range []int{0, 1, 2, 5, 8, 9, 60, 1 << 40} {
-			ceiling := backoffMax
+			ceiling := longest
 			if attempts < 9 {
-				ceiling = min(base<<attempts, backoffMax)
+				ceiling = min(base<<attempts, longest)
 			}
-			least, most := backoffMax, time.Duration(0)
+			least, most := longest, time.Duration(0)
 			for range 300 {
-				pause := backoff(base, attempts)
+				pause := backoff(base, longest, attempts)
 				least, most = min(least, pause), max(most, pause)
 			}
 			if least < base || most > ceiling {

@@ -79,15 +79,15 @@ func (s *Source) classify(err error, attempts int) *Unavailable {
 	switch {
 	case errors.As(err, &reply) && reply.Class == oauth.Misconfigured:
 		u.Status, u.Code = StatusMisconfigured, reply.Code
-		u.RetryAt = now.Add(max(reply.RetryAfter, backoff(refusedBase, attempts-1)))
+		u.RetryAt = now.Add(max(reply.RetryAfter, backoff(refusedBase, refusedMax, attempts-1)))
 	case errors.As(err, &reply):
 		u.Code = reply.Code
-		u.RetryAt = now.Add(max(reply.RetryAfter, backoff(backoffBase, attempts)))
+		u.RetryAt = now.Add(max(reply.RetryAfter, backoff(backoffBase, backoffMax, attempts)))
 	case errors.As(err, &storage):
 		u.Code = codeStorage
-		u.RetryAt = now.Add(backoff(backoffBase, attempts))
+		u.RetryAt = now.Add(backoff(backoffBase, backoffMax, attempts))
 	default:
-		u.RetryAt = now.Add(backoff(backoffBase, attempts))
+		u.RetryAt = now.Add(backoff(backoffBase, backoffMax, attempts))
 	}
 	return u
 }

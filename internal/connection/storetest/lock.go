@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/caddyoauth/caddyoauth/internal/connection"
 )
@@ -52,10 +54,10 @@ func lockNames(t *testing.T, s connection.Store) {
 	refused(t, s, someone, 1)
 }
 
-// lockContention lets the race detector and a plain counter judge.
+// lockContention counts who is inside.
 func lockContention(t *testing.T, s connection.Store) {
 	const contenders = 3
-	count := 0
+	var inside, count atomic.Int32
 	var wg sync.WaitGroup
 	for range contenders {
 		wg.Go(func() {
@@ -66,15 +68,20 @@ func lockContention(t *testing.T, s connection.Store) {
 				t.Errorf("take the lock: %v", err)
 				return
 			}
-			count++
+			if inside.Add(1) != 1 {
+				t.Error("two hold the lock at once")
+			}
+			time.Sleep(time.Millisecond) // a chance for a second one to come in
+			count.Add(1)
+			inside.Add(-1)
 			if err := unlock(); err != nil {
 				t.Errorf("release the lock: %v", err)
 			}
 		})
 	}
 	wg.Wait()
-	if count != contenders {
-		t.Fatalf("%d of %d holders were alone", count, contenders)
+	if count.Load() != contenders {
+		t.Fatalf("%d of %d contenders had the lock", count.Load(), contenders)
 	}
 }
 
