@@ -13,7 +13,8 @@ import (
 
 // Client asks one token endpoint for tokens. It is safe for concurrent use; calls do not wait for each other.
 type Client struct {
-	cfg Config // our own copy, never changed after NewClient
+	cfg  Config // our own copy, never changed after NewClient
+	peer peer   // who is asked, for error texts
 	// standing are the parts of every request that may be secrets: extra parameters, the query of the endpoint.
 	standing []secret.Text
 
@@ -28,12 +29,16 @@ func NewClient(cfg Config) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{cfg: cfg}
-	endpoint, _ := cfg.endpointURL() // just checked
-	for _, values := range endpoint.Query() {
-		c.stands(values...)
+	for _, endpoint := range []string{cfg.TokenEndpoint, cfg.RefreshEndpoint, cfg.RevocationEndpoint} {
+		u, _ := url.Parse(endpoint) // just checked
+		for _, values := range u.Query() {
+			c.stands(values...)
+		}
 	}
-	for _, value := range cfg.Params {
-		c.stands(value)
+	for _, values := range []map[string]string{cfg.Params, cfg.RefreshParams, cfg.ExtraHeaders, cfg.Revocation.Params} {
+		for _, value := range values {
+			c.stands(value)
+		}
 	}
 	return c, nil
 }
@@ -50,6 +55,7 @@ func (c *Client) stands(values ...string) {
 // exchange is what one call wants to have done, before client authentication is added.
 type exchange struct {
 	grant string
+	url   string
 	form  url.Values
 	// sent are the secrets in the request besides the client's own. Nothing that looks like a part of one is ever shown,
 	// should the server echo it.
@@ -60,20 +66,26 @@ type exchange struct {
 func (c *Client) ClientCredentials(ctx context.Context) (*TokenResponse, error) {
 	x := c.newExchange(GrantClientCredentials)
 	if len(c.cfg.Scopes) > 0 {
-		x.form.Set("scope", strings.Join(c.cfg.Scopes, " "))
+		x.form.Set("scope", c.scope())
 	}
 	return c.run(ctx, x)
 }
 
 // Refresh runs the refresh grant (RFC 6749 section 6). Its errors are of type [*Error].
 //
-// The scope is not sent: leaving it out means "as before", and a list that was edited since consent would be refused
-// as an extension. An answer without a refresh token leaves the old one in force.
+// The scope is not sent unless the configuration says so: leaving it out means "as before", and a list that was edited
+// since consent would be refused as an extension. An answer without a refresh token leaves the old one in force.
 func (c *Client) Refresh(ctx context.Context, refreshToken secret.Text) (*TokenResponse, error) {
 	if refreshToken.IsZero() {
 		return nil, newError(Revoked, "no_refresh_token", "no refresh token to send; authorize the connection again")
 	}
 	x := c.newExchange(GrantRefreshToken)
+	if c.cfg.RefreshEndpoint != "" {
+		x.url = c.cfg.RefreshEndpoint
+	}
+	if c.cfg.SendScopeOnRefresh && len(c.cfg.Scopes) > 0 {
+		x.form.Set("scope", c.scope())
+	}
 	x.form.Set("refresh_token", refreshToken.Reveal())
 	x.sent = append(x.sent, refreshToken)
 	return c.run(ctx, x)
@@ -84,9 +96,14 @@ func (c *Client) Refresh(ctx context.Context, refreshToken secret.Text) (*TokenR
 func (c *Client) CloseIdle() {}
 
 func (c *Client) newExchange(grant string) *exchange {
-	x := &exchange{grant: grant, form: url.Values{}, sent: slices.Clone(c.standing)}
+	x := &exchange{grant: grant, url: c.cfg.TokenEndpoint, form: url.Values{}, sent: slices.Clone(c.standing)}
 	for name, value := range c.cfg.Params {
 		x.form.Set(name, value)
+	}
+	if grant == GrantRefreshToken {
+		for name, value := range c.cfg.RefreshParams {
+			x.form.Set(name, value)
+		}
 	}
 	if c.cfg.Audience != "" {
 		x.form.Set("audience", c.cfg.Audience)
@@ -98,27 +115,47 @@ func (c *Client) newExchange(grant string) *exchange {
 	return x
 }
 
-// run sends x, and sends it once more if the server refused the client and the secret has been replaced meanwhile.
-// Repeating is safe then, also with a single-use refresh token: a server that does not know the client processed
-// nothing (RFC 6749 section 3.2.1).
+// scope is the configured scopes as one parameter.
+func (c *Client) scope() string { return strings.Join(c.cfg.Scopes, c.cfg.ScopeSeparator) }
+
+// run sends x to the token endpoint.
 func (c *Client) run(ctx context.Context, x *exchange) (*TokenResponse, error) {
+	if x.url == "" {
+		return nil, newError(Misconfigured, "no_token_endpoint", "no token endpoint to ask; set token_endpoint")
+	}
+	var token *TokenResponse
+	err := c.authenticated(ctx, c.cfg.Method.usesSecret(), func(ctx context.Context, used secret.Text) (err error) {
+		token, err = c.attempt(ctx, x, used)
+		return err
+	})
+	return token, err
+}
+
+// authenticated makes an attempt, and makes it once more if the server refused the client and the secret has been
+// replaced meanwhile. Repeating is safe then, also with a single-use refresh token: a server that does not know the
+// client processed nothing (RFC 6749 section 3.2.1).
+func (c *Client) authenticated(
+	ctx context.Context, withSecret bool, attempt func(context.Context, secret.Text) error,
+) error {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
 	defer cancel()
-
+	if !withSecret {
+		return attempt(ctx, secret.Text{})
+	}
 	used, err := c.clientSecret()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	token, err := c.attempt(ctx, x, used)
+	err = attempt(ctx, used)
 	var failure *Error
-	if !c.cfg.Method.usesSecret() || !errors.As(err, &failure) || !failure.refusedClient() {
-		return token, err
+	if !errors.As(err, &failure) || !failure.refusedClient() {
+		return err
 	}
 	fresh, readErr := c.readSecret()
 	if readErr != nil || fresh.Equal(used) {
-		return nil, err // the refusal says more than a failed second look
+		return err // the refusal says more than a failed second look
 	}
-	return c.attempt(ctx, x, fresh)
+	return attempt(ctx, fresh)
 }
 
 // attempt is one request and the judgement on its answer.
@@ -136,9 +173,6 @@ func (c *Client) attempt(ctx context.Context, x *exchange, clientSecret secret.T
 
 // clientSecret returns the secret of the last reading.
 func (c *Client) clientSecret() (secret.Text, error) {
-	if !c.cfg.Method.usesSecret() {
-		return secret.Text{}, nil
-	}
 	c.mu.Lock()
 	cached := c.cached
 	c.mu.Unlock()

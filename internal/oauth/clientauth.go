@@ -1,8 +1,11 @@
 package oauth
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
+	"encoding/json"
+	"io"
 	"maps"
 	"net/http"
 	"net/url"
@@ -22,23 +25,78 @@ func (c *Client) newRequest(ctx context.Context, x *exchange, clientSecret secre
 	if c.cfg.Method == ClientSecretPost {
 		form.Set("client_secret", clientSecret.Reveal())
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.cfg.TokenEndpoint, strings.NewReader(form.Encode()))
-	if err != nil { // cannot be: NewClient parsed the URL. The error would repeat it, so it is dropped.
-		return nil, newError(Misconfigured, "token_endpoint", "token endpoint is not a usable URL")
+	req, err := c.message(ctx, http.MethodPost, x.url, c.cfg.BodyFormat.encode(form))
+	if err != nil {
+		return nil, err
 	}
-	req.GetBody = nil // net/http replays a request only if it can have the body again
-	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	req.Header.Set("Accept", "application/json") // GitHub answers form-encoded otherwise
-	req.Header.Set("User-Agent", c.cfg.UserAgent)
 	if c.cfg.Method == ClientSecretBasic {
-		req.Header.Set("Authorization", "Basic "+basicBlob(c.cfg.ClientID, clientSecret))
+		req.Header.Set("Authorization", "Basic "+c.cfg.basic(clientSecret))
 	}
 	return req, nil
 }
 
-// basicBlob is the value of a Basic header. Both parts are form-urlencoded first (RFC 6749 section 2.3.1), which is
-// also what keeps a ':' in the id apart from the separator.
-func basicBlob(id string, clientSecret secret.Text) string {
-	pair := url.QueryEscape(id) + ":" + url.QueryEscape(clientSecret.Reveal())
+// message builds a request to the authorization server, with what every request carries.
+func (c *Client) message(ctx context.Context, method, target string, content payload) (*http.Request, error) {
+	var body io.Reader
+	if content.kind != "" {
+		body = strings.NewReader(content.text)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, target, body)
+	if err != nil { // cannot be: NewClient parsed the URL. The error would repeat it, so it is dropped.
+		return nil, newError(Misconfigured, "token_endpoint", c.peer.called()+" is not a usable URL")
+	}
+	req.GetBody = nil // net/http replays a request only if it can have the body again
+	for name, value := range c.cfg.ExtraHeaders {
+		req.Header.Set(name, value)
+	}
+	if content.kind != "" {
+		req.Header.Set("Content-Type", content.kind)
+	}
+	req.Header.Set("Accept", "application/json") // GitHub answers form-encoded otherwise
+	req.Header.Set("User-Agent", c.cfg.UserAgent)
+	return req, nil
+}
+
+// basic is the value of a Basic header. Both parts are form-urlencoded first (RFC 6749 section 2.3.1), which is also
+// what keeps a ':' in the id apart from the separator; [Config.BasicRaw] is for the servers that never decode.
+func (c *Config) basic(clientSecret secret.Text) string {
+	pair := url.QueryEscape(c.ClientID) + ":" + url.QueryEscape(clientSecret.Reveal())
+	if c.BasicRaw {
+		pair = c.ClientID + ":" + clientSecret.Reveal()
+	}
 	return base64.StdEncoding.EncodeToString([]byte(pair))
+}
+
+// BodyFormat is how the parameters of a request are written.
+type BodyFormat string
+
+// The formats. RFC 6749 knows the form only; Notion and Square want JSON, Discord refuses it.
+const (
+	FormatForm BodyFormat = "form"
+	FormatJSON BodyFormat = "json"
+	FormatNone BodyFormat = "none" // no body; for revocation only
+)
+
+// payload is a body and its content type; kind is "" if there is none.
+type payload struct{ kind, text string }
+
+// encode writes the parameters. In JSON a parameter that stands once is a string, else an array.
+func (f BodyFormat) encode(form url.Values) payload {
+	switch f {
+	case FormatNone:
+		return payload{}
+	case FormatJSON:
+		object := make(map[string]any, len(form))
+		for name, values := range form {
+			if object[name] = values; len(values) == 1 {
+				object[name] = values[0]
+			}
+		}
+		var out bytes.Buffer
+		encoder := json.NewEncoder(&out)
+		encoder.SetEscapeHTML(false)
+		_ = encoder.Encode(object) // strings and slices of them: cannot fail
+		return payload{"application/json", strings.TrimSuffix(out.String(), "\n")}
+	}
+	return payload{"application/x-www-form-urlencoded", form.Encode()}
 }

@@ -28,7 +28,27 @@ type reply struct {
 	sentAt   time.Time
 }
 
-// send is the door to the token endpoint, the only one there is. It sends req at most once, over a connection of its
+// peer is who a client asks, for its texts; the zero value is the token endpoint.
+type peer struct {
+	name   string // "revocation endpoint"
+	option string // what to set if its address is wrong
+}
+
+func (p peer) called() string {
+	if p.name == "" {
+		return "token endpoint"
+	}
+	return p.name
+}
+
+func (p peer) setBy() string {
+	if p.option == "" {
+		return "token_endpoint"
+	}
+	return p.option
+}
+
+// send is the door to the token endpoint and the others of its server, the only one there is. It sends req at most once, over a connection of its
 // own, and follows nothing. Its errors are of type [*Error].
 func (c *Client) send(req *http.Request) (*reply, error) {
 	ctx, cancel := context.WithCancel(req.Context())
@@ -142,7 +162,7 @@ func (c *countedConn) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
 	c.written.Add(int64(n - len(p)))
 	if err != nil && !errors.Is(err, net.ErrClosed) {
-		return len(p), nil //nolint:nilerr // see above: the reading side reports it
+		return len(p), nil // see above: the reading side reports it
 	}
 	return n, err
 }

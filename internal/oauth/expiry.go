@@ -33,6 +33,27 @@ func expiry(object map[string]any, access string, sentAt time.Time) time.Time {
 	return sentAt.Add(life) // keeps the monotonic reading
 }
 
+// maxRefreshLife caps what a server claims of a refresh token. QuickBooks has five years.
+const maxRefreshLife = 10 * maxLife
+
+// refreshExpiry works out when the refresh token of an answer dies of age. Zero means it does not, or that it is not
+// known: 0 is an offline token at Keycloak, and what is not a number says nothing.
+func refreshExpiry(object map[string]any, sentAt time.Time) time.Time {
+	for _, name := range []string{"refresh_token_expires_in", "refresh_expires_in", "x_refresh_token_expires_in"} {
+		seconds, ok := number(object[name])
+		switch {
+		case !ok || seconds == 0:
+			continue
+		case seconds < 0:
+			return sentAt
+		case seconds >= maxRefreshLife.Seconds():
+			return sentAt.Add(maxRefreshLife)
+		}
+		return sentAt.Add(time.Duration(seconds * float64(time.Second)))
+	}
+	return time.Time{}
+}
+
 // relativeLife reads expires_in: a number (RFC 6749 section 5.1), a numeric string (PayPal, Microsoft v1) or a float.
 // Zero means "never" at Mailchimp and nothing elsewhere, so it counts as unknown. Negative means expired already.
 //

@@ -42,7 +42,7 @@ func (c Class) String() string {
 	return "class_" + strconv.Itoa(int(c))
 }
 
-// Error is a failure to get a token. Its text is safe to show: it is made of our own words, status numbers, codes that
+// Error is a failure to get a token, or of what leads there. Its text is safe to show: it is made of our own words, status numbers, codes that
 // passed [showable], file names from the configuration and network errors; never of a body, a URL or a secret.
 type Error struct {
 	Class      Class
@@ -81,8 +81,8 @@ var (
 		"invalid_target":         true,
 		"redirect_uri_mismatch":  true,
 	}
-	// ownRequestCodes blame the request. With client credentials all of it is configuration; with a refresh they may
-	// mean anything.
+	// ownRequestCodes blame the request. With client credentials and with a password all of it is configuration; with a
+	// refresh or a code they may mean anything.
 	ownRequestCodes = map[string]bool{"invalid_request": true, "access_denied": true}
 	transientCodes  = map[string]bool{
 		"temporarily_unavailable": true,
@@ -111,6 +111,13 @@ var (
 	}
 )
 
+// badCodeCodes say the same of an authorization code, at servers that have a word of their own.
+var badCodeCodes = map[string]bool{
+	"bad_verification_code": true, // GitHub
+	"bad_auth_code":         true, // HubSpot
+	"code_already_used":     true, // Slack
+}
+
 func knownCode(code string) bool {
 	code = strings.ToLower(code)
 	return refusedClientCodes[code] || clientSideCodes[code] || ownRequestCodes[code] ||
@@ -129,6 +136,9 @@ func classify(grant string, status int, code string, html bool) Class {
 		return Misconfigured
 	case deadTokenCodes[code] && grant == GrantRefreshToken:
 		return Revoked
+	case (deadTokenCodes[code] || ownRequestCodes[code]) && grant == GrantPassword:
+		// The name and the password are configuration; asked again and again, servers lock the account.
+		return Misconfigured
 	case (deadTokenCodes[code] || ownRequestCodes[code]) && grant == GrantClientCredentials:
 		// No token of ours is involved. oidc-provider answers invalid_grant to a certificate-bound client that comes
 		// without its certificate.
@@ -154,16 +164,22 @@ func (c *Client) refusal(x *exchange, r *reply, code string) *Error {
 	if code != "" {
 		said = code + " (" + strconv.Itoa(r.status) + ")"
 	}
-	switch e.Class {
-	case Revoked:
-		e.text = "token endpoint refused the refresh token: " + said + "; authorize the connection again"
-	case Misconfigured:
-		e.text = "token endpoint refused the client: " + said + "; check " + c.whatToCheck(code)
-	case RetryLater:
-		e.text = "token endpoint cannot answer now: " + said + "; it is asked again later"
+	low := strings.ToLower(code)
+	switch {
+	case e.Class == Revoked:
+		e.text = " refused the refresh token: " + said + "; authorize the connection again"
+	case e.Class == Misconfigured && x.grant == GrantPassword && (deadTokenCodes[low] || ownRequestCodes[low]):
+		e.text = " refused the user name and password: " + said + "; check both, and scopes"
+	case e.Class == Misconfigured:
+		e.text = " refused the client: " + said + "; check " + c.whatToCheck(code)
+	case e.Class == RetryLater:
+		e.text = " cannot answer now: " + said + "; it is asked again later"
+	case x.grant == GrantAuthorizationCode && (deadTokenCodes[low] || badCodeCodes[low]):
+		e.text = " refused the authorization code: " + said + "; connect again, and check that the redirect URI is the registered one"
 	default:
-		e.text = "token endpoint refused for an unknown reason: " + said + "; see the log of the authorization server"
+		e.text = " refused for an unknown reason: " + said + "; see the log of the authorization server"
 	}
+	e.text = c.peer.called() + e.text
 	return e
 }
 
@@ -172,6 +188,8 @@ func (c *Client) whatToCheck(code string) string {
 	switch strings.ToLower(code) {
 	case "invalid_scope":
 		return "scopes"
+	case "redirect_uri_mismatch":
+		return "that the redirect URI is registered exactly as it is sent"
 	case "invalid_target":
 		return "resource and audience"
 	case "unauthorized_client", "unsupported_grant_type":

@@ -11,6 +11,7 @@ import "encoding/json"
 //	{"success":false}, {"errors":[{"code":...}]}  Square and others
 //	{"status":"BAD_REFRESH_TOKEN","message":...}  HubSpot; Twitch with a number as status
 //	{"errorCode":"invalid_client"}                Okta
+//	{"error":{".tag":"expired_access_token"}}     Dropbox's API, where tokens are revoked
 func errorMarker(object map[string]any) (code string, marked bool) {
 	for _, name := range []string{"error", "errors"} {
 		if v := object[name]; !blank(v) {
@@ -50,7 +51,7 @@ func codeIn(v any) string {
 	case []any:
 		return codeIn(v[0]) // not blank, so it has one
 	case map[string]any:
-		for _, name := range []string{"code", "error", "errorCode", "type", "status", "reason"} {
+		for _, name := range []string{"code", "error", "errorCode", "type", "status", "reason", ".tag"} {
 			if s, isString := v[name].(string); isString && s != "" {
 				return s
 			}

@@ -18,8 +18,8 @@ import (
 func (c *Client) networkFailure(ctx context.Context, err error, got progress) *Error {
 	var untrusted *tls.CertificateVerificationError
 	if errors.As(err, &untrusted) {
-		e := newError(Misconfigured, "server_certificate", "certificate of the token endpoint is not accepted: "+
-			distrust(untrusted)+"; check token_endpoint and the trusted ca")
+		e := newError(Misconfigured, "server_certificate", "certificate of the "+c.peer.called()+" is not accepted: "+
+			distrust(untrusted)+"; check "+c.peer.setBy()+" and the trusted ca")
 		e.cause = untrusted
 		return e
 	}
@@ -36,11 +36,11 @@ func (c *Client) networkFailure(ctx context.Context, err error, got progress) *E
 		code, what, cause = "cancelled", "the call was cancelled", ctx.Err()
 	case got.carried:
 	default:
-		code, what = beforeSending(err)
+		code, what = c.beforeSending(err)
 	}
-	class, text := RetryLater, "token endpoint could not be asked: "
+	class, text := RetryLater, c.peer.called()+" could not be asked: "
 	if got.carried {
-		class, text = UnknownOutcome, "token endpoint was asked but the answer is lost: "
+		class, text = UnknownOutcome, c.peer.called()+" was asked but the answer is lost: "
 	}
 	e := newError(class, code, text+what)
 	if cause != nil {
@@ -50,9 +50,9 @@ func (c *Client) networkFailure(ctx context.Context, err error, got progress) *E
 }
 
 func (c *Client) certificateRefused(alert error) *Error {
-	what := "token endpoint refused the client certificate"
+	what := c.peer.called() + " refused the client certificate"
 	if c.cfg.Certificate == nil {
-		what = "token endpoint demands a client certificate; set client_certificate"
+		what = c.peer.called() + " demands a client certificate; set client_certificate"
 	}
 	e := newError(Misconfigured, "certificate_refused", what+": "+alert.Error())
 	e.cause = alert
@@ -60,7 +60,7 @@ func (c *Client) certificateRefused(alert error) *Error {
 }
 
 // beforeSending names what stopped a request that never left.
-func beforeSending(err error) (code, what string) {
+func (c *Client) beforeSending(err error) (code, what string) {
 	var dns *net.DNSError
 	var record tls.RecordHeaderError
 	alert, _ := remoteAlert(err)
@@ -68,7 +68,7 @@ func beforeSending(err error) (code, what string) {
 	case errors.As(err, &dns):
 		return "dns", "its host name does not resolve"
 	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch):
-		return "not_tls", "it does not speak TLS; check the port and scheme of token_endpoint"
+		return "not_tls", "it does not speak TLS; check the port and scheme of " + c.peer.setBy()
 	case alert != 0:
 		return "tls", "it broke off the TLS handshake"
 	}

@@ -1,14 +1,18 @@
-// Package oauth is the client side of an OAuth 2.0 token endpoint: it asks for a token, or refreshes one, and says
-// exactly what came of it.
+// Package oauth is the client side of an OAuth 2.0 authorization server: it asks the token endpoint for a token,
+// refreshes or revokes one, and says exactly what came of it. For connections of people it also finds the endpoints,
+// writes the URL that a person is sent to and reads what comes back.
 //
-// It speaks RFC 6749 (grants, client authentication, errors), RFC 8705 (mutual TLS) and RFC 8707 (resource
-// indicators), reads the answers that real servers give in their place, and sorts every failure once into a [Class].
-// What it must be able to say, and the usual clients cannot, is whether a request that failed may still have been
-// processed: that decides if a single-use refresh token is burnt.
+// It speaks RFC 6749 (grants, client authentication, errors), RFC 7009 (revocation), RFC 7636 (PKCE), RFC 8414 and
+// OpenID Connect (discovery, ID tokens), RFC 8705 (mutual TLS), RFC 8707 (resource indicators) and RFC 9207 (issuer
+// identification), reads the answers that real servers give in their place, and sorts every failure once into a
+// [Class]. What it must be able to say, and the usual clients cannot, is whether a request that failed may still have
+// been processed: that decides if a single-use refresh token is burnt.
 //
 // It does not cache tokens, retry, refresh early, lock or store: package connection decides when to call and what to
-// keep. It never follows a redirect, never probes for a client authentication method and never sends a request twice,
-// with one exception: a client authentication that was refused is sent once more if the secret has changed since.
+// keep. Nor does it serve pages or remember states: who asks for an authorization URL keeps what the callback is
+// compared with. It never follows a redirect, never probes for a client authentication method and never sends a
+// request twice, with one exception: a client authentication that was refused is sent once more if the secret has
+// changed since.
 //
 // It may import the standard library and internal/secret, nothing else.
 package oauth
@@ -42,6 +46,8 @@ const (
 const (
 	GrantClientCredentials = "client_credentials"
 	GrantRefreshToken      = "refresh_token"
+	GrantAuthorizationCode = "authorization_code"
+	GrantPassword          = "password"
 )
 
 // Defaults of [Config].
@@ -50,9 +56,11 @@ const (
 	defaultUserAgent = "caddyoauth" // Discord, GitHub and Reddit refuse a missing or generic one
 )
 
-// Config describes one client at one token endpoint.
+// Config describes one client at one authorization server. It has a field for each thing in which servers differ, so
+// that a preset is data; all below [Config.UserAgent] may be left out for client credentials.
 type Config struct {
-	// TokenEndpoint is an absolute http or https URL. Whether http is acceptable is the caller's decision.
+	// TokenEndpoint is an absolute http or https URL. Whether http is acceptable is the caller's decision. It may be left
+	// out if there is an AuthorizationEndpoint: the implicit grant needs no other.
 	TokenEndpoint string
 	ClientID      string
 
@@ -70,12 +78,31 @@ type Config struct {
 	RootCAs *x509.CertPool // nil means the system's
 	Timeout time.Duration  // for a whole exchange; 0 means DefaultTimeout
 
-	Scopes    []string // sent joined by one space, never on a refresh
+	Scopes    []string // sent joined by ScopeSeparator; on a refresh only with SendScopeOnRefresh
 	Audience  string
 	Resources []string          // RFC 8707, one parameter each
 	Params    map[string]string // more parameters; none that the protocol or a field above owns
 
 	UserAgent string // empty means "caddyoauth"
+
+	AuthorizationEndpoint string // where people are sent; its own query is kept
+	RevocationEndpoint    string // empty: this server has none
+	Revocation            RevocationShape
+	RefreshEndpoint       string // where refreshes go if not to TokenEndpoint (Figma)
+
+	RefreshParams      map[string]string // as Params, on a refresh only, where they win over Params
+	SendScopeOnRefresh bool              // Microsoft picks the resource by it
+	ScopeSeparator     string            // empty means one space; Slack, Shopify, Zoho and others want a comma
+
+	BodyFormat   BodyFormat        // of requests to the token endpoint; empty means form
+	BasicRaw     bool              // client_secret_basic without the form-encoding, for servers that do not decode
+	ExtraHeaders map[string]string // on every request to the server; none that the protocol or a field above owns
+
+	// TokenPath lists where a granted answer may hold the access token, as member names joined by dots; the first place
+	// that holds one counts. refresh_token, expires_in, scope and token_type are read beside it. Empty means
+	// "access_token". A refresh also finds it there whatever the list says: Slack hands out a user token as
+	// "authed_user.access_token" and refreshes it at the top.
+	TokenPath []string
 }
 
 // ownParams are the parameters that Params must not carry: the protocol's own, those that a field of [Config] sets, and
@@ -88,6 +115,14 @@ var ownParams = []string{
 // withDefaults returns a copy that shares no memory with the caller's.
 func (c Config) withDefaults() Config {
 	c.Scopes, c.Resources, c.Params = slices.Clone(c.Scopes), slices.Clone(c.Resources), maps.Clone(c.Params)
+	c.RefreshParams, c.ExtraHeaders = maps.Clone(c.RefreshParams), maps.Clone(c.ExtraHeaders)
+	c.TokenPath, c.Revocation = slices.Clone(c.TokenPath), c.Revocation.clone()
+	if c.ScopeSeparator == "" {
+		c.ScopeSeparator = " "
+	}
+	if c.BodyFormat == "" {
+		c.BodyFormat = FormatForm
+	}
 	if c.Method == "" {
 		c.Method = ClientSecretBasic
 	}
@@ -101,8 +136,7 @@ func (c Config) withDefaults() Config {
 }
 
 func (c *Config) check() error {
-	endpoint, err := c.endpointURL()
-	if err != nil {
+	if err := c.checkEndpoints(); err != nil {
 		return err
 	}
 	if c.ClientID == "" {
@@ -114,10 +148,19 @@ func (c *Config) check() error {
 	if strings.ContainsFunc(c.UserAgent, func(r rune) bool { return r < ' ' || r > '~' }) {
 		return errors.New("user agent holds a character that a header cannot carry")
 	}
-	if err := c.checkMethod(endpoint); err != nil {
+	if err := c.checkMethod(); err != nil {
 		return err
 	}
-	for name := range c.Params {
+	for _, params := range []map[string]string{c.Params, c.RefreshParams} {
+		if err := checkParams(params); err != nil {
+			return err
+		}
+	}
+	return c.checkShape()
+}
+
+func checkParams(params map[string]string) error {
+	for name := range params {
 		if name == "" {
 			return errors.New("token parameter without a name")
 		}
@@ -128,21 +171,43 @@ func (c *Config) check() error {
 	return nil
 }
 
-// endpointURL parses the token endpoint. Its errors do not repeat the URL: a query may hold a key.
-func (c *Config) endpointURL() (*url.URL, error) {
-	u, err := url.Parse(c.TokenEndpoint)
+// checkEndpoints checks every URL of the server.
+func (c *Config) checkEndpoints() error {
+	if c.TokenEndpoint != "" || c.AuthorizationEndpoint == "" {
+		if _, err := parseEndpoint("token endpoint", c.TokenEndpoint); err != nil {
+			return err
+		}
+	}
+	for _, one := range []struct{ name, url string }{
+		{"authorization endpoint", c.AuthorizationEndpoint},
+		{"refresh endpoint", c.RefreshEndpoint},
+		{"revocation endpoint", c.RevocationEndpoint},
+	} {
+		if one.url == "" {
+			continue
+		}
+		if _, err := parseEndpoint(one.name, one.url); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// parseEndpoint parses the URL of an endpoint. Its errors do not repeat the URL: a query may hold a key.
+func parseEndpoint(name, raw string) (*url.URL, error) {
+	u, err := url.Parse(raw)
 	switch {
 	case err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http"):
-		return nil, errors.New("token endpoint is not an absolute http or https URL")
+		return nil, errors.New(name + " is not an absolute http or https URL")
 	case u.User != nil:
-		return nil, errors.New("token endpoint holds a user name or password: use client_id and client_secret")
-	case u.Fragment != "": // RFC 6749 section 3.2
-		return nil, errors.New("token endpoint must not have a fragment")
+		return nil, errors.New(name + " holds a user name or password: use client_id and client_secret")
+	case u.Fragment != "": // RFC 6749 sections 3.1 and 3.2
+		return nil, errors.New(name + " must not have a fragment")
 	}
 	return u, nil
 }
 
-func (c *Config) checkMethod(endpoint *url.URL) error {
+func (c *Config) checkMethod() error {
 	switch c.Method {
 	case ClientSecretBasic, ClientSecretPost:
 		if c.Secret == nil {
@@ -156,8 +221,13 @@ func (c *Config) checkMethod(endpoint *url.URL) error {
 	default:
 		return fmt.Errorf("unknown client authentication method %q", c.Method)
 	}
-	if c.Certificate != nil && endpoint.Scheme != "https" {
-		return errors.New("a client certificate needs an https token endpoint")
+	if c.Certificate == nil {
+		return nil
+	}
+	for _, endpoint := range []string{c.TokenEndpoint, c.RefreshEndpoint, c.RevocationEndpoint} {
+		if u, _ := url.Parse(endpoint); endpoint != "" && u.Scheme != "https" { // parsed before
+			return errors.New("a client certificate needs an https token endpoint")
+		}
 	}
 	return nil
 }

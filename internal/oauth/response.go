@@ -27,7 +27,10 @@ type TokenResponse struct {
 	SentAt    time.Time // just before the request was written, with its monotonic reading
 	ExpiresAt time.Time // zero: unknown. Not after SentAt: it was dead on arrival
 
-	// Response is the answer without access_token and refresh_token as a JSON object with sorted keys; zero if it is
+	RefreshExpiresAt time.Time   // when the refresh token dies of age; zero: unknown, or never
+	IDToken          secret.Text // OpenID Connect Core 3.1.3.3, for [ParseIDToken]; zero: the server sent none
+
+	// Response is the answer without the access and refresh token above as a JSON object with sorted keys; zero if it is
 	// longer than 32 KiB. It is a secret because servers put further tokens into it.
 	Response secret.Text
 }
@@ -46,12 +49,9 @@ func (c *Client) judge(x *exchange, clientSecret secret.Text, r *reply) (*TokenR
 	granted := r.status >= 200 && r.status < 300
 	switch {
 	case r.status >= 300 && r.status < 400:
-		e := newError(Misconfigured, "redirect", "token endpoint answered with a redirect, which is never followed; "+
-			"set token_endpoint to its final address")
-		e.Status = r.status
-		return nil, e
+		return nil, c.redirected(r)
 	case r.readErr != nil:
-		return nil, brokenOff(r, granted)
+		return nil, brokenOff(r, granted, c.peer)
 	case r.tooLarge && granted:
 		return nil, unreadable(r, "response_too_large", "more than 1 MiB")
 	}
@@ -63,7 +63,8 @@ func (c *Client) judge(x *exchange, clientSecret secret.Text, r *reply) (*TokenR
 		e.RetryAfter = retryAfter(r, object, e.Class)
 		return nil, e
 	}
-	switch token, _ := object["access_token"].(string); {
+	holder, leaf := c.tokenPlace(x.grant, object)
+	switch token, _ := holder[leaf].(string); {
 	case !ok && r.isHTML():
 		return nil, unreadable(r, "unreadable_response", "an HTML page")
 	case !ok:
@@ -73,18 +74,25 @@ func (c *Client) judge(x *exchange, clientSecret secret.Text, r *reply) (*TokenR
 	case !sendable(token):
 		return nil, unreadable(r, "invalid_access_token", "the access token holds characters that no header can carry")
 	}
-	return tokenFrom(object, r.sentAt), nil
+	return tokenFrom(object, holder, leaf, r.sentAt), nil
+}
+
+func (c *Client) redirected(r *reply) *Error {
+	e := newError(Misconfigured, "redirect", c.peer.called()+" answered with a redirect, which is never followed; "+
+		"set "+c.peer.setBy()+" to its final address")
+	e.Status = r.status
+	return e
 }
 
 // brokenOff is for an answer whose body was lost. A refusal remains one, only its reason is gone; a grant may hold the
 // next refresh token.
-func brokenOff(r *reply, granted bool) *Error {
+func brokenOff(r *reply, granted bool, asked peer) *Error {
 	var e *Error
 	if granted && errors.As(r.readErr, &e) {
 		e.Status = r.status
 		return e
 	}
-	e = newError(RetryLater, "connection_lost", "token endpoint refused, and the connection broke before it said why; "+
+	e = newError(RetryLater, "connection_lost", asked.called()+" refused, and the connection broke before it said why; "+
 		"it is asked again later")
 	e.Status, e.RetryAfter = r.status, retryAfter(r, nil, RetryLater)
 	return e
@@ -104,8 +112,8 @@ func (c *Client) echoable(x *exchange, clientSecret secret.Text) []string {
 		plain := s.Reveal()
 		list = append(list, plain, url.QueryEscape(plain))
 	}
-	if !clientSecret.IsZero() && c.cfg.Method == ClientSecretBasic {
-		list = append(list, basicBlob(c.cfg.ClientID, clientSecret))
+	if !clientSecret.IsZero() { // the method of a revocation may be another
+		list = append(list, c.cfg.basic(clientSecret))
 	}
 	return list
 }
@@ -142,20 +150,34 @@ func decodeObject(body []byte) (map[string]any, bool) {
 	return object, true
 }
 
-// tokenFrom takes a grant apart.
-func tokenFrom(object map[string]any, sentAt time.Time) *TokenResponse {
-	access, _ := object["access_token"].(string)
-	refresh, _ := object["refresh_token"].(string)
-	kind, _ := object["token_type"].(string)
-	return &TokenResponse{
-		AccessToken:  secret.New(access),
-		RefreshToken: secret.New(refresh),
-		TokenType:    kind,
-		Scope:        scopeOf(object["scope"]),
-		SentAt:       sentAt,
-		ExpiresAt:    expiry(object, access, sentAt),
-		Response:     rest(object),
+// decodeDocument reads a body as a JSON object and as nothing else.
+func decodeDocument(body []byte) (map[string]any, bool) {
+	if !bytes.HasPrefix(bytes.TrimSpace(trimBOM(body)), []byte("{")) {
+		return nil, false
 	}
+	return decodeObject(body)
+}
+
+// tokenFrom takes a grant apart. The access token is the member leaf of holder, and what belongs to it stands beside it.
+func tokenFrom(object, holder map[string]any, leaf string, sentAt time.Time) *TokenResponse {
+	access, _ := holder[leaf].(string)
+	refresh, _ := holder["refresh_token"].(string)
+	kind, _ := holder["token_type"].(string)
+	identity, _ := object["id_token"].(string) // about the person, so it may stand outside
+	token := &TokenResponse{
+		AccessToken:      secret.New(access),
+		RefreshToken:     secret.New(refresh),
+		TokenType:        kind,
+		Scope:            scopeOf(holder["scope"]),
+		SentAt:           sentAt,
+		ExpiresAt:        expiry(holder, access, sentAt),
+		RefreshExpiresAt: refreshExpiry(holder, sentAt),
+		IDToken:          secret.New(identity),
+	}
+	delete(holder, leaf)
+	delete(holder, "refresh_token")
+	token.Response = rest(object)
+	return token
 }
 
 // scopeOf reads a scope: a string (RFC 6749 section 3.3), or an array (Twitch).
