@@ -64,7 +64,7 @@ func (a *App) addConnection(name string, config *Connection) (*activeConnection,
 	}
 	if known, ok := a.active.get(name); ok {
 		if known.config != digest {
-			return nil, fmt.Errorf("connection %q is configured twice, differently", name)
+			return nil, fmt.Errorf("connection %q is configured twice, differently; give each a name of its own", name)
 		}
 		return known, nil
 	}

@@ -65,6 +65,7 @@ type Counters struct {
 
 func (Admin) list(w http.ResponseWriter, r *http.Request) error {
 	if r.Method != http.MethodGet {
+		w.Header().Set("Allow", http.MethodGet) // RFC 9110 section 15.5.6
 		return caddy.APIError{HTTPStatus: http.StatusMethodNotAllowed, Err: errors.New("method not allowed")}
 	}
 	report := StatusReport{Connections: []ConnectionStatus{}}

@@ -64,7 +64,7 @@ func unplug(routes caddyhttp.RouteList) (found bool) {
 				found = true
 				switch transport := h.Transport.(type) {
 				case *Transport:
-					transport.HTTPTransport.Transport.RegisterProtocol("http", benchUpstream{})
+					transport.Transport.RegisterProtocol("http", benchUpstream{})
 				case *reverseproxy.HTTPTransport:
 					transport.Transport.RegisterProtocol("http", benchUpstream{})
 				}

@@ -2,22 +2,26 @@ package caddyoauth
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
-	"github.com/dustin/go-humanize"
+
+	"github.com/caddyoauth/caddyoauth/internal/envelope"
 )
 
 func init() {
 	httpcaddyfile.RegisterGlobalOption(appName, parseGlobal)
-	httpcaddyfile.RegisterHandlerDirective(appName, parseDirective)
+	httpcaddyfile.RegisterDirective(appName, parseDirective)
 	// Behind authentication, so that the identity is known, and in front of handle and route, so that a site-level line also
 	// covers the reverse_proxy inside them.
 	httpcaddyfile.RegisterDirectiveOrder(appName, httpcaddyfile.After, "request_header")
@@ -87,9 +91,11 @@ func (k *KeyPassphrase) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		return d.ArgErr()
 	}
 	if d.NextArg() {
-		if _, err := fmt.Sscanf(d.Val(), "%d", &k.Iterations); err != nil {
-			return d.Errf("%q is not a number of iterations", d.Val())
+		iterations, err := strconv.Atoi(d.Val())
+		if err != nil || iterations < envelope.MinIterations || iterations > envelope.MaxIterations {
+			return d.Errf("%q is not a number of iterations from %d to %d", d.Val(), envelope.MinIterations, envelope.MaxIterations)
 		}
+		k.Iterations = iterations
 	}
 	if d.NextArg() {
 		return d.ArgErr()
@@ -99,7 +105,7 @@ func (k *KeyPassphrase) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 func noBlock(d *caddyfile.Dispenser) error {
 	if d.NextBlock(d.Nesting()) {
-		return d.Errf("%q has no block here", d.Val())
+		return d.Errf("encryption takes no block; unexpected %q", d.Val())
 	}
 	return nil
 }
@@ -109,12 +115,12 @@ func (a *App) parseConnection(d *caddyfile.Dispenser) error {
 	if !d.NextArg() {
 		return d.ArgErr()
 	}
-	name := d.Val()
+	token, name := d.Token(), d.Val()
 	switch {
 	case d.NextArg():
 		return d.ArgErr()
-	case strings.ContainsAny(name, "{}"):
-		return d.Errf("a connection's name cannot hold placeholders: %q", name)
+	case name == "":
+		return d.Err("a connection needs a name")
 	case a.Connections[name] != nil:
 		return d.Errf("connection %q is configured twice", name)
 	}
@@ -124,7 +130,7 @@ func (a *App) parseConnection(d *caddyfile.Dispenser) error {
 			return err
 		}
 	}
-	if err := options.finish(d, name); err != nil {
+	if err := options.finish(token, name); err != nil {
 		return err
 	}
 	a.Connections[name] = options.connection
@@ -133,8 +139,10 @@ func (a *App) parseConnection(d *caddyfile.Dispenser) error {
 
 // directive is what a block of the directive said.
 type directive struct {
+	token     caddyfile.Token // the directive's name, to blame for what only the whole block can tell
 	handler   *Handler
 	options   *options
+	seen      map[string]caddyfile.Token // options of the directive itself, by name
 	transport TransportOptions
 	routes    []caddyhttp.Route // of the reverse_proxy inside the block
 }
@@ -144,39 +152,56 @@ type directive struct {
 //	oauth2_inject [<matcher>] [<connection>] {
 //		<connection options>                  # an inline connection
 //		via transport                         # a transport further down injects
-//		allow_hosts <hosts...>                # with reverse_proxy: who may receive the token
+//		allow_hosts <hosts...>                # who may receive the token; inline, or with reverse_proxy
 //		replay_limit <size>                   # with reverse_proxy: body kept for a replay after a 401
 //		reverse_proxy [<matcher>] ...         # block form: the token exists in here only
 //	}
-func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+func parseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
 	h.Next() // the directive's name
-	dir := &directive{handler: new(Handler), options: newOptions()}
-	switch args := h.RemainingArgs(); len(args) {
-	case 0:
-	case 1:
-		dir.handler.Connection = args[0]
-	default:
-		return nil, h.ArgErr()
+	matcher, err := h.ExtractMatcherSet()
+	if err != nil {
+		return nil, err
 	}
-	named := dir.handler.Connection != ""
+	h.Next() // the name again: taking out the matcher begins anew
+	dir := &directive{token: h.Token(), handler: new(Handler), options: newOptions(), seen: make(map[string]caddyfile.Token)}
+	switch args := h.RemainingArgs(); {
+	case len(args) > 1:
+		return nil, h.ArgErr()
+	case len(args) == 1:
+		dir.handler.Connection = args[0]
+	}
 	for h.NextBlock(0) {
-		if err := dir.parseOption(h, named); err != nil {
+		if err := dir.parseOption(h); err != nil {
 			return nil, err
 		}
 	}
 	if err := dir.finish(h); err != nil {
 		return nil, err
 	}
-	return dir.build(h)
+	return dir.build(matcher)
 }
 
 // parseOption parses one line of the directive's block.
-func (dir *directive) parseOption(h httpcaddyfile.Helper, named bool) (err error) {
-	switch h.Val() {
-	case "via":
-		if dir.handler.Via != "" {
-			return h.Err("via is given twice")
+func (dir *directive) parseOption(h httpcaddyfile.Helper) (err error) {
+	name := h.Val()
+	if _, twice := dir.seen[name]; twice {
+		return h.Errf("%s is given twice", name)
+	}
+	switch name {
+	case "reverse_proxy":
+		return dir.parseProxy(h)
+	case "replay_limit":
+		dir.seen[name] = h.Token()
+		dir.transport.ReplayLimit, err = parseReplayLimit(h.Dispenser)
+		return err
+	case "allow_hosts":
+		dir.seen[name] = h.Token()
+		if dir.transport.AllowHosts = h.RemainingArgs(); len(dir.transport.AllowHosts) == 0 {
+			return h.ArgErr()
 		}
+		return checkHosts(dir.seen[name], dir.transport.AllowHosts)
+	case "via":
+		dir.seen[name] = h.Token()
 		if !h.Args(&dir.handler.Via) || h.NextArg() {
 			return h.ArgErr()
 		}
@@ -184,25 +209,13 @@ func (dir *directive) parseOption(h httpcaddyfile.Helper, named bool) (err error
 			return h.Errf("via %q is unknown; leave it out, or write `via transport`", dir.handler.Via)
 		}
 		return nil
-	case "reverse_proxy":
-		return dir.parseProxy(h)
-	case "replay_limit":
-		dir.transport.ReplayLimit, err = parseReplayLimit(h.Dispenser)
-		return err
-	case "allow_hosts":
-		if named && dir.options.empty() {
-			dir.transport.AllowHosts = append(dir.transport.AllowHosts, h.RemainingArgs()...)
-			if len(dir.transport.AllowHosts) == 0 {
-				return h.ArgErr()
-			}
-			return nil
-		}
 	}
 	return dir.options.parse(h.Dispenser)
 }
 
 // parseProxy lets Caddy's own parser read a reverse_proxy, and gives it our transport.
 func (dir *directive) parseProxy(h httpcaddyfile.Helper) error {
+	proxyToken := h.Token()
 	inner := h.WithDispenser(h.NewFromNextSegment())
 	inner.Next()
 	matcher, err := inner.ExtractMatcherSet()
@@ -217,7 +230,7 @@ func (dir *directive) parseProxy(h httpcaddyfile.Helper) error {
 		return err
 	}
 	if proxy.TransportRaw, err = injectingTransport(proxy.TransportRaw); err != nil {
-		return h.Errf("reverse_proxy in %s: %v", appName, err)
+		return at(proxyToken).Errf("reverse_proxy in %s: %w", appName, err)
 	}
 	route := caddyhttp.Route{HandlersRaw: []json.RawMessage{caddyconfig.JSONModuleObject(proxy, "handler", "reverse_proxy", nil)}}
 	if matcher != nil {
@@ -247,60 +260,81 @@ func injectingTransport(raw json.RawMessage) (json.RawMessage, error) {
 // finish checks what only the whole block can tell.
 func (dir *directive) finish(h httpcaddyfile.Helper) error {
 	if dir.handler.Connection == "" && dir.options.empty() {
-		return h.Errf("%s needs the name of a connection, or a connection's options in its block", appName)
+		return at(dir.token).Errf("%s needs the name of a connection, or a connection's options in its block", appName)
 	}
 	if !dir.options.empty() {
+		dir.options.connection.AllowHosts, dir.transport.AllowHosts = dir.transport.AllowHosts, nil
 		if dir.handler.Connection == "" {
 			dir.handler.Connection = "inline_" + dir.options.digest()
 		}
 		dir.handler.Inline = dir.options.connection
-		if err := dir.options.finish(h.Dispenser, dir.handler.Connection); err != nil {
+		if err := dir.options.finish(dir.token, dir.handler.Connection); err != nil {
 			return err
 		}
 	}
-	if len(dir.routes) == 0 && (dir.transport.ReplayLimit != 0 || len(dir.transport.AllowHosts) > 0) {
-		return h.Errf("allow_hosts and replay_limit need a reverse_proxy in the block; with `via transport` they belong to the transport")
+	replay, limited := dir.seen["replay_limit"]
+	switch {
+	case len(dir.routes) == 0 && limited:
+		return at(replay).Errf("replay_limit needs a reverse_proxy in the block; with `via transport` it belongs to the transport")
+	case len(dir.routes) == 0 && len(dir.transport.AllowHosts) > 0:
+		return at(dir.seen["allow_hosts"]).Errf("allow_hosts needs a reverse_proxy in the block; else it belongs to the connection, or to the transport")
+	case len(dir.routes) > 0 && dir.handler.Via != "":
+		return at(dir.seen["via"]).Errf("via is for a reverse_proxy outside of the block; leave it out")
 	}
-	if len(dir.routes) > 0 && dir.handler.Via != "" {
-		return h.Err("via is for a reverse_proxy outside of the block; leave it out")
-	}
-	return dir.checkName(h)
+	return dir.checkConnection(h)
 }
 
-// checkName refuses a name that no connection has, as far as it can be known while the Caddyfile is read.
-func (dir *directive) checkName(h httpcaddyfile.Helper) error {
-	name := dir.handler.Connection
+// checkConnection refuses a name that no connection has, and a connection that this form cannot guard, as far as it can be
+// known while the Caddyfile is read.
+func (dir *directive) checkConnection(h httpcaddyfile.Helper) error {
+	name, d := dir.handler.Connection, at(dir.token)
 	var app App
 	if option, ok := h.Option(appName).(httpcaddyfile.App); ok {
 		if err := json.Unmarshal(option.Value, &app); err != nil {
 			return err
 		}
 	}
-	_, known := app.Connections[name]
+	config, known := app.Connections[name]
 	switch {
 	case dir.handler.Inline != nil && known:
-		return h.Errf("connection %q is configured in the global options as well as here; rename one", name)
-	case dir.handler.Inline == nil && !known && !strings.Contains(name, "{"):
-		return h.WrapErr(unknownConnection(name, app.Connections))
+		return d.Errf("connection %q is configured in the global options as well as here; rename one", name)
+	case dir.handler.Inline != nil:
+		config = dir.handler.Inline
+	case !known && !strings.Contains(name, "{"):
+		return d.WrapErr(unknownConnection(name, app.Connections))
+	case !known:
+		return nil // told for each request
+	}
+	if flat := len(dir.routes) == 0 && dir.handler.Via == ""; flat && (config.Query != "" || len(config.AllowHosts) > 0) {
+		return d.Errf("connection %q has allow_hosts or query, which need the reverse_proxy inside the %s block, or `via transport`", name, appName)
 	}
 	return nil
 }
 
-// build returns the handler, or in block form a subroute of the handler and the proxies.
-func (dir *directive) build(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
-	if len(dir.routes) == 0 {
-		return dir.handler, nil
+// build returns one route: the handler alone, or in block form with the proxies behind it.
+func (dir *directive) build(matcher caddy.ModuleMap) ([]httpcaddyfile.ConfigValue, error) {
+	if len(dir.routes) > 0 {
+		dir.handler.Via = viaTransport
 	}
-	dir.handler.Via = viaTransport
+	route := caddyhttp.Route{HandlersRaw: []json.RawMessage{caddyconfig.JSONModuleObject(dir.handler, "handler", appName, nil)}}
+	if matcher != nil {
+		route.MatcherSetsRaw = caddyhttp.RawMatcherSets{matcher}
+	}
 	if dir.transport.ReplayLimit != 0 || len(dir.transport.AllowHosts) > 0 {
 		for i := range dir.routes {
 			if err := setTransportOptions(&dir.routes[i], dir.transport); err != nil {
-				return nil, h.WrapErr(err)
+				return nil, at(dir.token).WrapErr(err)
 			}
 		}
 	}
-	first := caddyhttp.Route{HandlersRaw: []json.RawMessage{caddyconfig.JSONModuleObject(dir.handler, "handler", appName, nil)}}
-	return &caddyhttp.Subroute{Routes: append(caddyhttp.RouteList{first}, dir.routes...)}, nil
+	switch {
+	case len(dir.routes) == 1 && dir.routes[0].MatcherSetsRaw == nil:
+		route.HandlersRaw = append(route.HandlersRaw, dir.routes[0].HandlersRaw...)
+	case len(dir.routes) > 0:
+		inner := &caddyhttp.Subroute{Routes: dir.routes}
+		route.HandlersRaw = append(route.HandlersRaw, caddyconfig.JSONModuleObject(inner, "handler", "subroute", nil))
+	}
+	return []httpcaddyfile.ConfigValue{{Class: "route", Value: route}}, nil
 }
 
 // setTransportOptions puts the block's options into the transport of a route's reverse_proxy, unless it has its own.
@@ -313,7 +347,7 @@ func setTransportOptions(route *caddyhttp.Route, options TransportOptions) error
 		return err
 	}
 	if _, own := transport[appName]; own {
-		return fmt.Errorf("allow_hosts and replay_limit are given both in the block and in its transport")
+		return errors.New("allow_hosts and replay_limit are given both in the block and in its transport")
 	}
 	transport[appName] = caddyconfig.JSON(options, nil)
 	proxy["transport"] = caddyconfig.JSON(transport, nil)
@@ -329,63 +363,8 @@ func unknownConnection(name string, connections map[string]*Connection) error {
 	return fmt.Errorf("no connection is named %q; configured are %s", name, strings.Join(slices.Sorted(maps.Keys(connections)), ", "))
 }
 
-// UnmarshalCaddyfile parses the transport: the options of the http transport, and
-//
-//	transport oauth2_inject {
-//		allow_hosts <hosts...>
-//		replay_limit <size>
-//		...
-//	}
-func (t *Transport) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	options := new(TransportOptions)
-	for d.Next() {
-		for d.NextBlock(0) {
-			if d.Nesting() != 1 {
-				continue
-			}
-			var err error
-			switch d.Val() {
-			case "allow_hosts":
-				hosts := d.RemainingArgs()
-				if len(hosts) == 0 {
-					return d.ArgErr()
-				}
-				options.AllowHosts = append(options.AllowHosts, hosts...)
-				d.DeleteN(len(hosts) + 1)
-			case "replay_limit":
-				if options.ReplayLimit, err = parseReplayLimit(d); err != nil {
-					return err
-				}
-				d.DeleteN(2)
-			}
-		}
-	}
-	if options.ReplayLimit != 0 || len(options.AllowHosts) > 0 {
-		t.Inject = options
-	}
-	d.Reset()
-	return t.HTTPTransport.UnmarshalCaddyfile(d)
-}
-
-// parseReplayLimit parses a size such as 64KiB, or "off".
-func parseReplayLimit(d *caddyfile.Dispenser) (int64, error) {
-	var text string
-	if !d.Args(&text) {
-		return 0, d.ArgErr()
-	}
-	if text == "off" || text == "0" {
-		return -1, nil
-	}
-	size, err := humanize.ParseBytes(text)
-	if err != nil || size > 1<<30 {
-		return 0, d.Errf("replay_limit %q is not a size between 0 and 1GiB, such as 64KiB", text)
-	}
-	return int64(size), nil
-}
-
 // Interface guards.
 var (
-	_ caddyfile.Unmarshaler = (*Transport)(nil)
 	_ caddyfile.Unmarshaler = (*KeyLiteral)(nil)
 	_ caddyfile.Unmarshaler = (*KeyPassphrase)(nil)
 )

@@ -14,11 +14,18 @@ import (
 // options reads the options of one connection, in the global block or inline in the directive.
 type options struct {
 	connection *Connection
-	seen       map[string]bool
+	seen       map[string]caddyfile.Token // by name: where it stands, for errors that only the whole block can tell
 }
 
 func newOptions() *options {
-	return &options{connection: new(Connection), seen: make(map[string]bool)}
+	return &options{connection: new(Connection), seen: make(map[string]caddyfile.Token)}
+}
+
+// at returns a dispenser that stands on a token which was read before, so that an error names that token's file and line.
+func at(token caddyfile.Token) *caddyfile.Dispenser {
+	d := caddyfile.NewDispenser([]caddyfile.Token{token})
+	d.Next()
+	return d
 }
 
 // empty reports whether no option was read.
@@ -58,33 +65,42 @@ func (o *options) parse(d *caddyfile.Dispenser) error {
 	if !ok {
 		return d.Errf("unknown option %q of a connection; known are %s", name, strings.Join(slices.Sorted(maps.Keys(optionParsers)), ", "))
 	}
-	if o.seen[name] && name != "token_param" {
+	if _, twice := o.seen[name]; twice && name != "token_param" {
 		return d.Errf("%s is given twice", name)
 	}
-	o.seen[name] = true
+	o.seen[name] = d.Token()
 	return parser(d, o.connection)
 }
 
-// finish checks what is certain to be wrong already, so that the error names the file and the line.
-func (o *options) finish(d *caddyfile.Dispenser, name string) error {
+// finish checks what is certain to be wrong already, so that the error names the file and the line. named is the token to
+// blame for what is missing.
+func (o *options) finish(named caddyfile.Token, name string) error {
 	c := o.connection
 	switch {
+	case strings.ContainsAny(name, "{}"):
+		return at(named).Errf("a connection's name cannot hold placeholders: %q", name)
 	case c.TokenEndpoint == "":
-		return d.Errf("connection %q: token_endpoint is required", name)
+		return at(named).Errf("connection %q: token_endpoint is required", name)
 	case c.ClientID == "":
-		return d.Errf("connection %q: client_id is required", name)
+		return at(named).Errf("connection %q: client_id is required", name)
 	case c.Query != "" && c.Header != nil:
-		return d.Errf("connection %q: give header or query, not both", name)
+		return at(o.seen["query"]).Errf("connection %q: give header or query, not both", name)
 	}
 	if !strings.Contains(c.TokenEndpoint, "{") {
 		if err := checkTokenEndpoint(c.TokenEndpoint, c.InsecureHTTP); err != nil {
-			return d.Errf("connection %q: token_endpoint: %v", name, err)
+			return at(o.seen["token_endpoint"]).Errf("connection %q: token_endpoint: %w", name, err)
 		}
 	}
-	if !strings.Contains(strings.Join(c.AllowHosts, ""), "{") {
-		if _, err := newHostList(c.AllowHosts); err != nil {
-			return d.Errf("connection %q: allow_hosts: %v", name, err)
-		}
+	return checkHosts(o.seen["allow_hosts"], c.AllowHosts)
+}
+
+// checkHosts checks a list of hosts as far as it is known before placeholders are resolved.
+func checkHosts(token caddyfile.Token, hosts []string) error {
+	if strings.Contains(strings.Join(hosts, ""), "{") {
+		return nil
+	}
+	if _, err := newHostList(hosts); err != nil {
+		return at(token).Errf("allow_hosts: %w", err)
 	}
 	return nil
 }
@@ -206,7 +222,7 @@ func parseHeader(d *caddyfile.Dispenser, c *Connection) error {
 		return nil // checked when it is resolved
 	}
 	if _, err := newHeaderInjection(c.Header.Name, c.Header.Template); err != nil {
-		return d.Errf("header: %v", err)
+		return d.Errf("header: %w", err)
 	}
 	return nil
 }

@@ -9,7 +9,7 @@
 //	caddyoauth.go  the app: connections, their wiring, start and stop
 //	active.go      the connections of a running configuration
 //	config.go      what a connection may say, and build() that resolves and checks it
-//	caddyfile.go   the global option and the directive, one function per block
+//	caddyfile*.go  the global option, the directive and the transport, one function per block
 //	handler.go     http.handlers.oauth2_inject: which connection, is there a token, hand it on
 //	transport.go   http.reverse_proxy.transport.oauth2_inject: set the token, check the host, replay after a 401
 //	injection.go   how a token travels: header, template, query parameter
@@ -72,6 +72,7 @@ type App struct {
 	storageID string
 	tasks     *connection.Tasks
 	loop      *refreshLoop
+	wake      func() // the loops of all live configurations
 	active    *activeSet
 }
 
@@ -90,9 +91,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	a.engine = engine
-	a.engine.join(a)
+	a.engine, a.wake = engine, engine.wake
 	a.loop = newRefreshLoop(a.scheduled)
+	a.engine.join(a)
 	if err := a.provisionStore(); err != nil {
 		return err
 	}
@@ -146,7 +147,8 @@ func resolvedKeyIDs(keks []KeyEncryptionKey) []string {
 	return ids
 }
 
-// storageIdentity tells whether two configurations use the same storage, by what the storage module was configured with.
+// storageIdentity tells whether two configurations use the same storage, by what the storage module was configured with. One
+// that cannot be encoded is like no other: token sets are then loaded anew after a reload, which is slower but never wrong.
 func storageIdentity(storage certmagic.Storage) (string, error) {
 	if files, ok := storage.(*certmagic.FileStorage); ok {
 		absolute, err := filepath.Abs(files.Path)
@@ -155,7 +157,11 @@ func storageIdentity(storage certmagic.Storage) (string, error) {
 		}
 		return digestOf([]string{"file", absolute})
 	}
-	return digestOf([]any{fmt.Sprintf("%T", storage), storage})
+	identity, err := digestOf([]any{fmt.Sprintf("%T", storage), storage})
+	if err != nil {
+		return digestOf(fmt.Sprintf("%T %p", storage, storage))
+	}
+	return identity, nil
 }
 
 // Start opens the keys and begins background refreshing. Keys that do not open are a state, not a failure to start: every

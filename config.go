@@ -158,8 +158,10 @@ func (c *Connection) build(name string) (*built, error) {
 	for param, raw := range c.TokenParams {
 		conf.Params[param] = r.text("token_param "+param, raw)
 	}
-	if err := checkTokenEndpoint(conf.TokenEndpoint, c.InsecureHTTP); err != nil && len(r.faults) == 0 {
-		r.fault("token_endpoint", err)
+	if conf.TokenEndpoint != "" || c.TokenEndpoint == "" { // else it could not be resolved
+		if err := checkTokenEndpoint(conf.TokenEndpoint, c.InsecureHTTP); err != nil {
+			r.fault("token_endpoint", err)
+		}
 	}
 	c.buildAuthentication(r, &conf)
 	out := &built{

@@ -101,6 +101,16 @@ func (e *engine) keySource(name string, create func() *keySource) *keySource {
 	return keys
 }
 
+// wake makes the refresh loops of all live configurations look again: a flight tells the configuration that it began under,
+// which a reload may have replaced meanwhile.
+func (e *engine) wake() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, app := range e.apps {
+		app.loop.wake()
+	}
+}
+
 // join adds a configuration.
 func (e *engine) join(app *App) {
 	e.mu.Lock()

@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/caddyoauth/caddyoauth/internal/connection"
 )
@@ -97,6 +98,15 @@ func (h *Handler) suits(c *activeConnection) error {
 	return nil
 }
 
+// MarshalLogObject implements zapcore.ObjectMarshaler: with `trace` Caddy logs every handler with its configuration, and an
+// inline connection may hold a client secret as the user wrote it.
+func (h *Handler) MarshalLogObject(enc zapcore.ObjectEncoder) error {
+	enc.AddString("connection", h.Connection)
+	enc.AddBool("inline", h.Inline != nil)
+	enc.AddString("via", h.Via)
+	return nil
+}
+
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	p := &plan{Context: r.Context()}
@@ -138,7 +148,7 @@ func (h *Handler) hand(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 	err := next.ServeHTTP(w, r)
 	if !p.taken {
 		h.missed.Do(func() {
-			h.logger.Warn("no transport took the token, so it was not sent; `via transport` needs a reverse_proxy with `transport oauth2_inject` below",
+			h.logger.Warn("no transport took the token, so it was not sent: no reverse_proxy with `transport oauth2_inject` answered the request",
 				zap.String("connection", p.conn.name))
 		})
 	}
@@ -148,12 +158,11 @@ func (h *Handler) hand(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 // wear puts the token on the request itself for as long as the handlers below run.
 func (h *Handler) wear(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, p *plan) error {
 	name := p.conn.injection.header
-	r.Header.Del(name) // the client's own value
 	if !p.conn.injection.keepAuthorization {
 		r.Header.Del("Authorization")
 	}
 	keepOnConnection(r.Header, name)
-	r.Header[name] = p.conn.injection.values(p.token)
+	r.Header[name] = p.conn.injection.values(p.token) // replaces the client's own value
 	defer r.Header.Del(name)
 	watch := &statusWatch{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}}
 	err := next.ServeHTTP(watch, r)
@@ -173,18 +182,38 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, p *plan) error 
 		c.Write(zap.Error(p.err))
 	}
 	problem := problemOf(p.err)
-	if errorRoutes(r) {
+	failure := caddyhttp.Error(problem.Status, p.err)
+	if handlesErrors(r, failure) {
 		problem.setRetryAfter(w.Header())
-		return caddyhttp.Error(problem.Status, p.err)
+		return failure
 	}
 	problem.write(w, r)
 	return nil
 }
 
-// errorRoutes reports whether the site has handle_errors.
-func errorRoutes(r *http.Request) bool {
+// handlesErrors reports whether the site has a handle_errors for this failure. All sites of a listener share one server, so
+// that there are error routes does not tell: those of a neighbour would leave this client with an empty answer.
+func handlesErrors(r *http.Request, failure error) bool {
 	server, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	return ok && server.Errors != nil && len(server.Errors.Routes) > 0
+	if !ok || server.Errors == nil {
+		return false
+	}
+	return anyAnswers(server.Errors.Routes, server.Errors.WithError(r, failure))
+}
+
+// anyAnswers reports whether one of the routes, or one inside of them, would answer the request.
+func anyAnswers(routes caddyhttp.RouteList, r *http.Request) bool {
+	for _, route := range routes {
+		if matched, err := route.MatcherSets.AnyMatchWithError(r); err != nil || !matched {
+			continue
+		}
+		for _, handler := range route.Handlers {
+			if inner, ok := handler.(*caddyhttp.Subroute); !ok || anyAnswers(inner.Routes, r) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // keepOnConnection takes a header's name out of the client's Connection list: reverse_proxy drops every header that is on it
@@ -236,6 +265,20 @@ type plan struct {
 
 	taken    bool // a transport has seen the plan
 	replayed bool // the one replay of this request is spent
+
+	out     http.Request // the first copy of the request that is sent, here to spare an allocation
+	outUsed bool         // further copies are made anew: net/http may hold on to the first
+}
+
+// copyOf returns a shallow copy of the request.
+func (p *plan) copyOf(req *http.Request) *http.Request {
+	out := &p.out
+	if p.outUsed {
+		out = new(http.Request)
+	}
+	p.outUsed = true
+	*out = *req
+	return out
 }
 
 // Value implements context.Context.
@@ -294,4 +337,5 @@ func (p *plan) status() string {
 var (
 	_ caddy.Provisioner           = (*Handler)(nil)
 	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
+	_ zapcore.ObjectMarshaler     = (*Handler)(nil)
 )

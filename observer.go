@@ -11,7 +11,7 @@ import (
 
 // observe turns what happens to a token set into a log line. Events cannot carry a secret; subjects are shown as a digest.
 func (a *App) observe(e connection.Event) {
-	a.loop.wake()
+	a.wake()
 	level, message := describe(e)
 	entry := a.logger.Check(level, message)
 	if entry == nil {

@@ -88,7 +88,7 @@ var problemPage = template.Must(template.New("problem").Parse(problemHTML))
 // render returns the body in the form that the client asked for, and sets the headers that go with it.
 func (p problem) render(header http.Header, accept string) []byte {
 	header.Set("Cache-Control", "no-store")
-	header.Set("Vary", "Accept")
+	header.Add("Vary", "Accept")
 	p.setRetryAfter(header)
 	if prefersHTML(accept) {
 		var page strings.Builder

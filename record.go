@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"time"
+	"unicode/utf8"
 
 	"github.com/caddyoauth/caddyoauth/internal/connection"
 	"github.com/caddyoauth/caddyoauth/internal/secret"
@@ -41,6 +42,7 @@ type tokenSetV1 struct {
 	ExpiresAt    time.Time       `json:"expires_at"`
 	Reason       string          `json:"reason,omitempty"`
 	Nonce        string          `json:"nonce,omitempty"`
+	By           string          `json:"by,omitempty"`
 	Response     json.RawMessage `json:"response,omitempty"`
 }
 
@@ -60,6 +62,9 @@ type failureV1 struct {
 
 // encodeRecord returns the plain stored form, which must be sealed before it goes anywhere.
 func encodeRecord(rec connection.Record) ([]byte, error) {
+	if !utf8.ValidString(rec.ID.Tenant + rec.ID.Connection + rec.ID.Subject) {
+		return nil, errors.New("tenant, connection and subject must be UTF-8") // JSON would change them: such a record could never be loaded
+	}
 	out := recordV1{
 		Version: recordVersion,
 		Tenant:  rec.ID.Tenant, Connection: rec.ID.Connection, Subject: rec.ID.Subject,
@@ -85,7 +90,7 @@ func encodeTokenSet(set connection.TokenSet) *tokenSetV1 {
 	return &tokenSetV1{
 		Generation: set.Generation, AccessToken: set.AccessToken.Reveal(), RefreshToken: set.RefreshToken.Reveal(),
 		TokenType: set.TokenType, Scope: set.Scope, IssuedAt: set.IssuedAt.UTC(), ExpiresAt: set.ExpiresAt.UTC(),
-		Reason: string(set.Reason), Nonce: set.Nonce, Response: json.RawMessage(set.Response.Reveal()),
+		Reason: string(set.Reason), Nonce: set.Nonce, By: set.By, Response: json.RawMessage(set.Response.Reveal()),
 	}
 }
 
@@ -134,6 +139,6 @@ func decodeTokenSet(in tokenSetV1) connection.TokenSet {
 	return connection.TokenSet{
 		Generation: in.Generation, AccessToken: secret.New(in.AccessToken), RefreshToken: secret.New(in.RefreshToken),
 		TokenType: in.TokenType, Scope: in.Scope, IssuedAt: in.IssuedAt, ExpiresAt: in.ExpiresAt,
-		Reason: connection.Reason(in.Reason), Nonce: in.Nonce, Response: secret.New(string(in.Response)),
+		Reason: connection.Reason(in.Reason), Nonce: in.Nonce, By: in.By, Response: secret.New(string(in.Response)),
 	}
 }

@@ -12,8 +12,6 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
-
-	"github.com/caddyoauth/caddyoauth/internal/connection"
 )
 
 func init() {
@@ -78,6 +76,11 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	}
 	if t.KeepAlive.MaxIdleConnsPerHost == 0 {
 		t.KeepAlive.MaxIdleConnsPerHost = defaultIdleConnections
+	}
+	if t.TLS != nil && strings.Contains(t.TLS.ServerName, "{") {
+		// Connections are pooled by address. A request that names another server must not get one that was opened, and whose
+		// certificate was checked, for a name that may not receive the token.
+		t.KeepAlive.Enabled = new(bool)
 	}
 	var dials []string
 	if proxy := parentProxy(ctx); proxy != nil {
@@ -171,7 +174,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		p.token = token
 	}
 	body := keepBody(req, t.limit)
-	resp, err := t.send(req, p.token, p.conn.injection, body.reader(req))
+	resp, err := t.send(req, p, body.reader(req))
 	if err != nil || resp.StatusCode != http.StatusUnauthorized || p.replayed {
 		body.release()
 		return resp, err
@@ -181,11 +184,10 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // send puts the token on a copy of the request. The one that Caddy holds, and logs, stays without.
-func (t *Transport) send(req *http.Request, token *connection.Published, in *injection, body io.ReadCloser) (*http.Response, error) {
-	out := new(http.Request)
-	*out = *req
+func (t *Transport) send(req *http.Request, p *plan, body io.ReadCloser) (*http.Response, error) {
+	out := p.copyOf(req)
 	out.Body = body
-	in.apply(out, token)
+	p.conn.injection.apply(out, p.token)
 	resp, err := t.HTTPTransport.RoundTrip(out)
 	if resp != nil {
 		resp.Request = req // the response must not lead anyone to the token
@@ -218,7 +220,7 @@ func (t *Transport) replay(req *http.Request, p *plan, refusal *http.Response, b
 		return refusal, nil
 	}
 	p.token = next
-	resp, err := t.send(req, next, p.conn.injection, again)
+	resp, err := t.send(req, p, again)
 	if err != nil {
 		t.logger.Warn("the replay after a 401 failed; answering with the 401", zap.String("connection", p.conn.name), zap.Error(err))
 		return refusal, nil

@@ -3,6 +3,7 @@
 package integration
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -224,7 +225,8 @@ func TestTroubleAtTheTokenEndpoint(t *testing.T) {
 			if statusOf(err) != http.StatusServiceUnavailable {
 				t.Fatalf("got %v, want 503", err)
 			}
-			if retryAfter := err.(*statusError).header.Get("Retry-After"); retryAfter == "" {
+			var answer *statusError
+			if !errors.As(err, &answer) || answer.header.Get("Retry-After") == "" {
 				t.Error("the answer has no Retry-After")
 			}
 			if _, missing := api.harm(); missing > 0 || len(api.distinct()) > 0 {

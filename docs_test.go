@@ -1,0 +1,187 @@
+package caddyoauth
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+)
+
+// TestDocumentedCaddyfiles adapts every Caddyfile block of README.md and docs/*.md, so that nobody copies one that does not work.
+//
+// A block that is a whole Caddyfile stands as it is. A fragment needs an HTML comment on the line before its fence:
+//
+//	<!-- caddyfile: connection -->  lines of a connection, as in `connection NAME { ... }`
+//	<!-- caddyfile: global -->      lines of the global option oauth2_inject
+//	<!-- caddyfile: site -->        lines of a site; the connections that oauth2_inject names are made up
+//	<!-- caddyfile: proxy -->       lines of a reverse_proxy inside an oauth2_inject block
+//	<!-- caddyfile: sites -->       whole sites; the connections that oauth2_inject names are made up
+//	<!-- caddyfile: wrong -->       a whole Caddyfile that must be refused
+func TestDocumentedCaddyfiles(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	readme := 0
+	for _, file := range append(files, "README.md") {
+		raw, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err) // a README there must be
+		}
+		blocks := caddyfileBlocks(string(raw))
+		if file == "README.md" {
+			readme = len(blocks)
+		}
+		for _, block := range blocks {
+			t.Run(fmt.Sprintf("%s:%d", filepath.ToSlash(file), block.line), func(t *testing.T) { block.check(t) })
+		}
+	}
+	if readme == 0 {
+		t.Error("README.md shows no Caddyfile")
+	}
+}
+
+// docBlock is a fenced block of a Markdown file.
+type docBlock struct {
+	line int
+	kind string // "" = a whole Caddyfile
+	text string
+}
+
+var (
+	docKind  = regexp.MustCompile(`^\s*<!-- caddyfile: ([a-z]+) -->\s*$`)
+	docFence = regexp.MustCompile("^(\\s*)```+\\s*(caddyfile|Caddyfile|caddy)\\b")
+)
+
+func caddyfileBlocks(markdown string) []docBlock {
+	var blocks []docBlock
+	lines := strings.Split(markdown, "\n")
+	for i := 0; i < len(lines); i++ {
+		fence := docFence.FindStringSubmatch(lines[i])
+		if fence == nil {
+			continue
+		}
+		block := docBlock{line: i + 1}
+		if i > 0 {
+			if kind := docKind.FindStringSubmatch(lines[i-1]); kind != nil {
+				block.kind = kind[1]
+			}
+		}
+		for i++; i < len(lines) && !strings.HasPrefix(strings.TrimSpace(lines[i]), "```"); i++ {
+			block.text += strings.TrimPrefix(lines[i], fence[1]) + "\n"
+		}
+		blocks = append(blocks, block)
+	}
+	return blocks
+}
+
+// required are the options that every connection needs.
+const required = "token_endpoint https://idp.example/token\nclient_id caddy\n"
+
+func (b docBlock) check(t *testing.T) {
+	t.Helper()
+	var whole string
+	switch b.kind {
+	case "":
+		whole = b.text
+	case "connection":
+		whole = "{\noauth2_inject {\nconnection example {\n" + missing(b.text) + b.text + "}\n}\n}\n"
+	case "global":
+		whole = "{\noauth2_inject {\n" + b.text + "}\n}\n"
+	case "site":
+		whole = madeUp(b.text) + "example.com {\n" + b.text + "}\n"
+	case "proxy":
+		whole = madeUp("oauth2_inject example") + "example.com {\noauth2_inject example {\nreverse_proxy {\n" + b.text + "}\n}\n}\n"
+	case "sites":
+		whole = madeUp(b.text) + b.text
+	case "wrong":
+		if _, err := adaptText(b.text); err == nil {
+			t.Errorf("the Caddyfile is said to be wrong, and was accepted")
+		}
+		return
+	default:
+		t.Fatalf("the comment names an unknown kind of block, %q", b.kind)
+	}
+	if _, err := adaptText(whole); err != nil {
+		t.Errorf("%v\n%s", err, whole)
+	}
+}
+
+// missing returns the required options that a fragment leaves out.
+func missing(text string) string {
+	var lines string
+	for line := range strings.Lines(required) {
+		if name, _, _ := strings.Cut(line, " "); !regexp.MustCompile(`(?m)^\s*` + name + `\s`).MatchString(text) {
+			lines += line
+		}
+	}
+	return lines
+}
+
+var docConnection = regexp.MustCompile(`(?m)^\s*oauth2_inject\s+(?:[/*@]\S*\s+)?([\w.-]+)`)
+
+// madeUp returns global options with all the connections that a fragment names.
+func madeUp(text string) string {
+	seen := make(map[string]bool)
+	connections := ""
+	for _, match := range docConnection.FindAllStringSubmatch(text, -1) {
+		if !seen[match[1]] {
+			seen[match[1]] = true
+			connections += "connection " + match[1] + " {\n" + required + "}\n"
+		}
+	}
+	return "{\noauth2_inject {\n" + connections + "}\n}\n"
+}
+
+// TestDocBlocks looks at the extraction itself: a test that finds no blocks would find no faults either.
+func TestDocBlocks(t *testing.T) {
+	t.Parallel()
+	fence := "```"
+	blocks := caddyfileBlocks("text\n" + fence + "caddyfile\na\n" + fence + "\n" + fence + "sh\nno\n" + fence + "\n<!-- caddyfile: site -->\n  " +
+		fence + "caddyfile\n  b\n  \tc\n  " + fence + "\n")
+	want := []docBlock{{2, "", "a\n"}, {9, "site", "b\n\tc\n"}}
+	if fmt.Sprint(blocks) != fmt.Sprint(want) {
+		t.Errorf("got %v, want %v", blocks, want)
+	}
+	for _, block := range []docBlock{
+		{0, "connection", "scopes a\n"}, {0, "connection", "token_endpoint https://x.example\n"}, {0, "site", "oauth2_inject /x/* drive {\nreverse_proxy localhost:1\n}\n"},
+		{0, "global", "encryption key {env.KEY}\n"}, {0, "proxy", "to localhost:1\n"}, {0, "wrong", "{\noauth2_inject x\n}\n"},
+	} {
+		block.check(t)
+	}
+}
+
+// TestExamples: every example adapts, loads, and is formatted.
+func TestExamples(t *testing.T) {
+	t.Parallel()
+	found := 0
+	err := filepath.WalkDir("examples", func(file string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() || !strings.HasPrefix(entry.Name(), "Caddyfile") {
+			return err
+		}
+		found++
+		raw, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		if formatted := caddyfile.Format(raw); string(formatted) != string(raw) {
+			t.Errorf("%s: run `caddy fmt --overwrite %s`", file, file)
+		}
+		adapted, err := adaptText(string(raw))
+		if err != nil {
+			t.Errorf("%s: %v", file, err)
+		} else if err := validate(adapted); err != nil {
+			t.Errorf("%s: %v", file, err)
+		}
+		return nil
+	})
+	if err != nil || found == 0 {
+		t.Errorf("found %d examples, %v", found, err)
+	}
+}
