@@ -80,6 +80,22 @@ func TestAuthorizedWithoutRefreshToken(t *testing.T) {
 	})
 }
 
+// TestTokenWithoutEnd: a person's token that says nothing of its end, and cannot be refreshed, is used until it is refused.
+func TestTokenWithoutEnd(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		i := newInstance(t, people)
+		resp := consent("endless")
+		resp.RefreshToken, resp.ExpiresAt = secret.Text{}, time.Time{}
+		if _, err := i.Apply(t.Context(), i.set, connection.Authorized(resp, i.set, "")); err != nil {
+			t.Fatal(err)
+		}
+		later(5 * 365 * 24 * time.Hour)
+		p := i.generation(1)
+		is(t, "replay after a 401", i.Rejected(t.Context(), i.set, p), nil)
+		i.called(0)
+	})
+}
+
 // TestChangeWaitsForTheFlight: a refresh under way is finished first, and the change builds on its generation.
 func TestChangeWaitsForTheFlight(t *testing.T) {
 	virtual(t, func(t *testing.T) {

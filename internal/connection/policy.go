@@ -16,10 +16,11 @@ const (
 )
 
 const (
-	refreshShare  = 5                      // refresh_before is never more than this part of the lifetime
-	jitterShare   = 0.25                   // how much of the margin is given to chance
-	maxLeeway     = 5 * time.Second        // how long before its expiry a token stops being used
-	minRefreshGap = time.Second            // two background refreshes are at least this far apart
+	refreshShare  = 5               // refresh_before is never more than this part of the lifetime
+	jitterShare   = 0.25            // how much of the margin is given to chance
+	maxLeeway     = 5 * time.Second // how long before its expiry a token stops being used
+	minRefreshGap = time.Second     // two background refreshes are at least this far apart
+	unlimited     = 50 * 365 * 24 * time.Hour
 	hastyPause    = 200 * time.Millisecond // shortest pause after a failure, while a token is still usable
 
 	// Pauses after temporary failures. The longest is short, so that whoever waits for a token has it soon after an outage;

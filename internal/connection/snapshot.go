@@ -35,13 +35,14 @@ type Snapshot struct {
 	Failure     *Failure  // nil when the last attempt succeeded
 	NextAttempt time.Time // end of the pause after a failure; zero when there is none
 	Unsaved     bool
+	Busy        bool // a refresh or a change is under way
 }
 
 // Snapshot returns the source's present state.
 func (s *Source) Snapshot() Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	snap := Snapshot{ID: s.id, Status: s.status, Failure: s.failure, NextAttempt: s.retryAt}
+	snap := Snapshot{ID: s.id, Status: s.status, Failure: s.failure, NextAttempt: s.retryAt, Busy: s.flight != nil}
 	if used := s.lastUsed.Load(); used != 0 {
 		snap.LastUsed = time.Unix(used, 0)
 	}

@@ -47,14 +47,14 @@ func accept(current TokenSet, resp *oauth.TokenResponse, s *Settings, now time.T
 		Response:    resp.Response,
 		Nonce:       s.Nonce,
 	}
-	if next.ExpiresAt.IsZero() {
-		next.ExpiresAt = resp.SentAt.Add(s.Policy.DefaultLifetime)
-	}
 	if s.Grant == oauth.GrantRefreshToken {
 		next.RefreshToken = resp.RefreshToken
 		if next.RefreshToken.IsZero() {
 			next.RefreshToken = current.RefreshToken
 		}
+	}
+	if next.ExpiresAt.IsZero() {
+		next.ExpiresAt = resp.SentAt.Add(s.assumedLifetime(next))
 	}
 	switch strings.ToLower(resp.TokenType) {
 	case "dpop", "mac", "pop":
@@ -82,6 +82,15 @@ func supersedes(theirs, ours TokenSet) bool {
 		return !theirs.AccessToken.IsZero() && theirs.Generation > ours.Generation
 	}
 	return !theirs.AccessToken.Equal(ours.AccessToken) && theirs.IssuedAt.After(ours.IssuedAt)
+}
+
+// assumedLifetime is that of a token of which nothing says when it ends. A person's token that came with nothing to refresh it
+// with (GitHub, Notion, Slack without rotation) is good until the API says otherwise.
+func (s *Settings) assumedLifetime(set TokenSet) time.Duration {
+	if s.Grant == oauth.GrantRefreshToken && set.RefreshToken.IsZero() {
+		return unlimited
+	}
+	return s.Policy.DefaultLifetime
 }
 
 // gained reports whether next is worth being a generation of its own. Some servers answer an early refresh with the token

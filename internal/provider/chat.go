@@ -1,0 +1,130 @@
+package provider
+
+import "time"
+
+// chat: messages.
+var chat = []Provider{
+	{
+		Name:     "slack",
+		Title:    "Slack, bot token",
+		AsOf:     "2026-11-22",
+		Sources:  words("nango nango-code goauth2 grant slack-access slack-rotation slack-sdk"),
+		Recalled: words("revocation grace expiry header hosts"),
+		Notes: []string{
+			"Scopes must be named: there is no useful default.",
+			"Without token rotation a token has no end and there is no refresh token. With it a token lives 12 hours; rotation cannot be switched off again.",
+			"Failures come with HTTP 200 and ok:false. 429 carries Retry-After.",
+			"A bot token and a user token of one installation are refreshed apart; use `slack_user` for the other.",
+			"At most two access tokens are alive at once.",
+		},
+		AuthorizationEndpoint: "https://slack.com/oauth/v2/authorize",
+		TokenEndpoint:         "https://slack.com/api/oauth.v2.access",
+		RevocationEndpoint:    "https://slack.com/api/auth.revoke",
+		Revocation:            Revocation{Method: "POST", Auth: AuthAccessToken, Kills: KillsToken},
+		ClientAuth:            words(secretBasic + " " + secretPost),
+		BodyFormat:            Form,
+		ScopeParam:            "scope",
+		ScopeSeparator:        ",",
+		PKCE:                  PKCESupported,
+		Rotation:              RotationSingleUse,
+		RotationConfigurable:  true, // a setting of the app
+		AccessLifetime:        12 * time.Hour,
+		ExpiresIn:             ExpirySometimes,
+
+		NoExpiryMeansUnlimited: true,
+		TokenPath:              "access_token",
+		// incoming_webhook.url is left out: whoever has it may post.
+		KeepFields:     words("team.id team.name enterprise.id bot_user_id authed_user.id"),
+		HeaderName:     authorization,
+		HeaderTemplate: bearer,
+		APIHosts:       words("slack.com files.slack.com"),
+		TestCall: TestCall{
+			Method: "POST", URL: "https://slack.com/api/auth.test",
+			IDPath: words("team_id user_id"), LabelPath: words("team user"),
+		},
+		Errors: slackErrors,
+	},
+	{
+		Name:     "slack_user",
+		Title:    "Slack, user token",
+		AsOf:     "2026-11-22",
+		Sources:  words("nango nango-code goauth2 grant slack-access slack-rotation slack-sdk"),
+		Recalled: words("revocation grace expiry header hosts"),
+		Notes: []string{
+			"As `slack`, but for what a person may do: the scopes go into user_scope, and the token comes in authed_user.",
+			"A refreshed user token comes at the top of the answer, with token_type user.",
+		},
+		AuthorizationEndpoint: "https://slack.com/oauth/v2/authorize",
+		TokenEndpoint:         "https://slack.com/api/oauth.v2.access",
+		RevocationEndpoint:    "https://slack.com/api/auth.revoke",
+		Revocation:            Revocation{Method: "POST", Auth: AuthAccessToken, Kills: KillsToken},
+		ClientAuth:            words(secretBasic + " " + secretPost),
+		BodyFormat:            Form,
+		ScopeParam:            "user_scope",
+		ScopeSeparator:        ",",
+		PKCE:                  PKCESupported,
+		Rotation:              RotationSingleUse,
+		RotationConfigurable:  true,
+		AccessLifetime:        12 * time.Hour,
+		ExpiresIn:             ExpirySometimes,
+
+		NoExpiryMeansUnlimited:  true,
+		TokenPath:               "authed_user.access_token",
+		RefreshAnswersAtTheRoot: true,
+		KeepFields:              words("team.id team.name enterprise.id authed_user.id"),
+		HeaderName:              authorization,
+		HeaderTemplate:          bearer,
+		APIHosts:                words("slack.com files.slack.com"),
+		TestCall: TestCall{
+			Method: "POST", URL: "https://slack.com/api/auth.test",
+			IDPath: words("team_id user_id"), LabelPath: words("user team"),
+		},
+		Errors: slackErrors,
+	},
+	{
+		Name:     "discord",
+		Title:    "Discord",
+		AsOf:     "2026-11-22",
+		Sources:  words("nango discord authjs grant arctic"),
+		Recalled: words("scopes rotation expiry errors header hosts"),
+		Notes: []string{
+			"Requests without a User-Agent of the form DiscordBot (URL, VERSION) may be blocked.",
+			"Revoking any token ends the whole grant.",
+			"The body of a 429 has retry_after in seconds, with a fraction.",
+			"Bots use another scheme: set the header's template to `Bot {token}`.",
+		},
+		AuthorizationEndpoint: "https://discord.com/oauth2/authorize",
+		TokenEndpoint:         "https://discord.com/api/oauth2/token",
+		RevocationEndpoint:    "https://discord.com/api/oauth2/token/revoke",
+		Revocation:            standardRevocation(KillsGrant),
+		ClientAuth:            words(secretBasic + " " + secretPost),
+		BodyFormat:            Form, // JSON is refused
+		ScopeParam:            "scope",
+		ScopeSeparator:        " ",
+		DefaultScopes:         words("identify"),
+		PKCE:                  PKCESupported,
+		Rotation:              RotationSingleUse,
+		AccessLifetime:        7 * day,
+		ExpiresIn:             ExpiryStated,
+		TokenPath:             "access_token",
+		HeaderName:            authorization,
+		HeaderTemplate:        bearer,
+		APIHeaders:            map[string]string{"User-Agent": "DiscordBot (https://github.com/caddyoauth/caddyoauth, 1)"},
+		APIHosts:              words("discord.com"),
+		TestCall: TestCall{
+			Method: "GET", URL: "https://discord.com/api/users/@me", Scopes: words("identify"),
+			IDPath: words("id"), LabelPath: words("username"),
+		},
+		Errors: ErrorQuirks{Revoked: words("invalid_grant")},
+	},
+}
+
+// slackErrors: HTTP 200 whatever happened. Check ok, not the status.
+var slackErrors = ErrorQuirks{
+	SuccessStatus: true,
+	OKField:       "ok",
+	RevokedStatus: 200,
+	Revoked:       words("invalid_refresh_token token_revoked token_expired invalid_auth account_inactive token_rotation_not_enabled"),
+	Misconfigured: words("bad_client_secret invalid_client_id"),
+	RetryLater:    words("ratelimited internal_error fatal_error service_unavailable request_timeout"),
+}
