@@ -239,3 +239,17 @@ func TestSuspectAndTheSameTokenAgain(t *testing.T) {
 		i.called(2)
 	})
 }
+
+// TestRejectedAndRevoked: a token that the resource server refuses and whose refresh token is dead is served to nobody any more.
+func TestRejectedAndRevoked(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		i := authorized(t, 30*time.Minute)
+		p := i.generation(1)
+		i.server.fail(oauth.Revoked, "invalid_grant")
+		is(t, "replay", i.Rejected(t.Context(), i.set, p), nil)
+		i.refused(connection.StatusRevoked, "invalid_grant")
+		later(10 * time.Minute)
+		i.refused(connection.StatusRevoked, "revoked")
+		i.called(1)
+	})
+}

@@ -294,7 +294,11 @@ func (s *Source) settleFailure(r *refresh, err error) {
 		s.pauseOf = r.set // who corrects the configuration and reloads does not wait
 	}
 	s.failure = &Failure{Code: u.Code, At: time.Now(), Attempts: attempts}
-	if p := s.published.Load(); p != nil {
+	switch p := s.published.Load(); {
+	case p == nil:
+	case r.want.reason == ReasonRejected && (u.Status == StatusRevoked || u.Status == StatusLostRotation):
+		s.published.Store(nil) // refused by the resource server, and its consent withdrawn: nothing is left to be served
+	default:
 		s.published.Store(p.postponed(s.retryAt))
 	}
 	if !r.flight.resolved() {
