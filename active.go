@@ -5,28 +5,84 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"unicode/utf8"
 
+	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
 	"github.com/caddyoauth/caddyoauth/internal/connection"
+	"github.com/caddyoauth/caddyoauth/internal/oauth"
 )
 
 // activeConnection is a connection of a running configuration: its source with what this configuration says about it.
 type activeConnection struct {
 	name      string
-	key       sourceKey
-	source    *connection.Source
+	key       sourceKey          // with an empty subject
+	source    *connection.Source // of the empty subject; nil when each subject has its own
 	settings  *connection.Settings
 	injection *injection
 	allow     *hostList // nil = the upstreams of the reverse_proxy
 	config    string    // digest of the configuration, to tell whether two inline connections are the same
+	subject   string    // template that says whose token a request travels with; "" = one for all
+	consent   consent
+	client    *oauth.Client
+	engine    *engine
 }
+
+// maxSubject bounds a subject, which a request gives.
+const maxSubject = 512
+
+// forSubject returns the source of one subject. An empty or unknown subject is refused: it would be somebody else's token.
+func (c *activeConnection) forSubject(repl *caddy.Replacer) (*connection.Source, error) {
+	if c.subject == "" {
+		return c.source, nil
+	}
+	subject, err := repl.ReplaceOrErr(c.subject, true, true)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%w: %w", errNoSubject, err)
+	case subject == "" || len(subject) > maxSubject || !utf8.ValidString(subject):
+		return nil, errNoSubject
+	}
+	key := c.key
+	key.id.Subject = subject
+	return c.engine.source(key), nil
+}
+
+// needsPerson reports whether the connection is one that people authorize.
+func (c *activeConnection) needsPerson() bool { return c.settings.Grant == oauth.GrantRefreshToken }
 
 // activeSet holds the connections of one configuration by name. Inline connections join it while handlers are provisioned.
 type activeSet struct {
 	mu       sync.Mutex // guards the fields below
 	byName   map[string]*activeConnection
 	warnings []string // what the status should show besides the connections
+	offers   []offer  // where people can connect their accounts
+}
+
+// offer is a place where connections can be connected.
+type offer struct {
+	path        string
+	connections []string // empty = all that people authorize
+}
+
+// offer makes known where connections can be connected.
+func (s *activeSet) offer(path string, connections []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.offers = append(s.offers, offer{path: path, connections: connections})
+}
+
+// connectPath returns where a connection can be connected; "" when nowhere.
+func (s *activeSet) connectPath(name string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, o := range s.offers {
+		if len(o.connections) == 0 || slices.Contains(o.connections, name) {
+			return o.path
+		}
+	}
+	return ""
 }
 
 func (s *activeSet) get(name string) (*activeConnection, bool) {
@@ -74,11 +130,15 @@ func (a *App) addConnection(name string, config *Connection) (*activeConnection,
 	}
 	key := sourceKey{storage: a.storageID, id: b.id, fingerprint: b.fingerprint}
 	active := &activeConnection{
-		name: name, key: key, source: a.engine.source(key), injection: b.injection, allow: b.allow, config: digest,
+		name: name, key: key, injection: b.injection, allow: b.allow, config: digest,
+		subject: config.Subject, consent: b.consent, client: b.client, engine: a.engine,
 		settings: connection.Settings{
 			Store: a.store, Client: b.client, Breaker: a.engine.breaker(b.endpoint), Tasks: a.tasks,
 			Observe: a.observe, Policy: b.policy, Grant: b.grant, Nonce: a.engine.nonce,
 		}.Complete(),
+	}
+	if config.Subject == "" {
+		active.source = a.engine.source(key)
 	}
 	a.active.put(active)
 	return active, nil
@@ -89,6 +149,7 @@ func (a *App) settingsOf(key sourceKey) *connection.Settings {
 	if a.tasks.Closed() {
 		return nil
 	}
+	key.id.Subject = "" // all subjects of a connection share its settings
 	a.active.mu.Lock()
 	defer a.active.mu.Unlock()
 	for _, active := range a.active.byName {

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddyoauth/caddyoauth/internal/connection"
 )
 
 func init() {
@@ -48,7 +50,10 @@ type ConnectionStatus struct {
 	Error       string     `json:"error,omitempty"`
 	Failures    int        `json:"failures,omitempty"` // attempts in a row
 	Unsaved     bool       `json:"unsaved,omitempty"`  // the token is in memory only, because storage fails
-	Counters    Counters   `json:"counters"`
+
+	// Subjects counts, for a connection with a token for each subject, those that are in memory, by their status.
+	Subjects map[string]int `json:"subjects,omitempty"`
+	Counters Counters       `json:"counters"`
 }
 
 // Counters count since the process started.
@@ -90,21 +95,41 @@ func (a *App) Status() StatusReport {
 }
 
 func (c *activeConnection) status() ConnectionStatus {
+	if c.source == nil {
+		return c.statusOfSubjects()
+	}
 	snap, stats := c.source.Snapshot(), c.source.Stats()
 	status := ConnectionStatus{
 		Connection: c.name, Status: string(snap.Status), Generation: snap.Generation, Unsaved: snap.Unsaved,
 		IssuedAt: known(snap.IssuedAt), ExpiresAt: known(snap.ExpiresAt), RefreshAt: known(snap.RefreshAt),
 		LastUsed: known(snap.LastUsed), NextAttempt: known(snap.NextAttempt),
-		Counters: Counters{
-			TokenRequests: stats.Requests.Load(), Refreshes: stats.Refreshes.Load(), Adoptions: stats.Adoptions.Load(),
-			Unchanged: stats.Unchanged.Load(), Failures: stats.Failures.Load(), TakeOvers: stats.TakeOvers.Load(),
-			LocksLost: stats.LocksLost.Load(), StorageErrors: stats.StorageErrors.Load(),
-		},
 	}
+	status.Counters.add(stats)
 	if snap.Failure != nil {
 		status.Error, status.Failures = snap.Failure.Code, snap.Failure.Attempts
 	}
 	return status
+}
+
+// statusOfSubjects sums up the subjects of a connection. It names none.
+func (c *activeConnection) statusOfSubjects() ConnectionStatus {
+	status := ConnectionStatus{Connection: c.name, Status: "per_subject", Subjects: make(map[string]int)}
+	for _, source := range c.engine.subjectsOf(c.key) {
+		status.Subjects[string(source.Snapshot().Status)]++
+		status.Counters.add(source.Stats())
+	}
+	return status
+}
+
+func (c *Counters) add(stats *connection.Stats) {
+	c.TokenRequests += stats.Requests.Load()
+	c.Refreshes += stats.Refreshes.Load()
+	c.Adoptions += stats.Adoptions.Load()
+	c.Unchanged += stats.Unchanged.Load()
+	c.Failures += stats.Failures.Load()
+	c.TakeOvers += stats.TakeOvers.Load()
+	c.LocksLost += stats.LocksLost.Load()
+	c.StorageErrors += stats.StorageErrors.Load()
 }
 
 // known returns nil for "never", so that it is left out.

@@ -37,6 +37,8 @@ var optionParsers = map[string]func(*caddyfile.Dispenser, *Connection) error{
 	"client_id":        text(func(c *Connection) *string { return &c.ClientID }),
 	"client_secret":    text(func(c *Connection) *string { return &c.ClientSecret }),
 	"client_auth":      parseClientAuth,
+	"issuer":           text(func(c *Connection) *string { return &c.Issuer }),
+	"subject":          text(func(c *Connection) *string { return &c.Subject }),
 	"grant":            parseGrant,
 	"audience":         text(func(c *Connection) *string { return &c.Audience }),
 	"query":            text(func(c *Connection) *string { return &c.Query }),
@@ -49,11 +51,16 @@ var optionParsers = map[string]func(*caddyfile.Dispenser, *Connection) error{
 	"timeout":          duration(func(c *Connection) *caddy.Duration { return &c.Timeout }),
 	"idle_after":       duration(func(c *Connection) *caddy.Duration { return &c.IdleAfter }),
 
+	"authorization_endpoint": text(func(c *Connection) *string { return &c.AuthorizationEndpoint }),
+	"revocation_endpoint":    text(func(c *Connection) *string { return &c.RevocationEndpoint }),
+
 	"insecure_http":         flag(func(c *Connection) *bool { return &c.InsecureHTTP }),
 	"forward_authorization": flag(func(c *Connection) *bool { return &c.ForwardAuthorization }),
 
+	"provider":           parseProvider,
 	"client_certificate": parseClientCertificate,
-	"token_param":        parseTokenParam,
+	"token_param":        parseParam(func(c *Connection) *map[string]string { return &c.TokenParams }),
+	"auth_param":         parseParam(func(c *Connection) *map[string]string { return &c.AuthParams }),
 	"header":             parseHeader,
 	"tls":                parseTokenEndpointTLS,
 }
@@ -65,7 +72,7 @@ func (o *options) parse(d *caddyfile.Dispenser) error {
 	if !ok {
 		return d.Errf("unknown option %q of a connection; known are %s", name, strings.Join(slices.Sorted(maps.Keys(optionParsers)), ", "))
 	}
-	if _, twice := o.seen[name]; twice && name != "token_param" {
+	if _, twice := o.seen[name]; twice && name != "token_param" && name != "auth_param" {
 		return d.Errf("%s is given twice", name)
 	}
 	o.seen[name] = d.Token()
@@ -79,16 +86,21 @@ func (o *options) finish(named caddyfile.Token, name string) error {
 	switch {
 	case strings.ContainsAny(name, "{}"):
 		return at(named).Errf("a connection's name cannot hold placeholders: %q", name)
-	case c.TokenEndpoint == "":
+	case c.TokenEndpoint == "" && c.Provider == nil:
 		return at(named).Errf("connection %q: token_endpoint is required", name)
 	case c.ClientID == "":
 		return at(named).Errf("connection %q: client_id is required", name)
 	case c.Query != "" && c.Header != nil:
 		return at(o.seen["query"]).Errf("connection %q: give header or query, not both", name)
 	}
-	if !strings.Contains(c.TokenEndpoint, "{") {
-		if err := checkTokenEndpoint(c.TokenEndpoint, c.InsecureHTTP); err != nil {
-			return at(o.seen["token_endpoint"]).Errf("connection %q: token_endpoint: %w", name, err)
+	for option, url := range map[string]string{
+		"token_endpoint": c.TokenEndpoint, "authorization_endpoint": c.AuthorizationEndpoint, "revocation_endpoint": c.RevocationEndpoint,
+	} {
+		if url == "" || strings.Contains(url, "{") {
+			continue
+		}
+		if err := checkTokenEndpoint(url, c.InsecureHTTP); err != nil {
+			return at(o.seen[option]).Errf("connection %q: %s: %w", name, option, err)
 		}
 	}
 	return checkHosts(o.seen["allow_hosts"], c.AllowHosts)
@@ -108,7 +120,7 @@ func checkHosts(token caddyfile.Token, hosts []string) error {
 // digest gives an unnamed inline connection a name that stays the same as long as its tokens are.
 func (o *options) digest() string {
 	c := o.connection
-	digest, err := digestOf([]any{c.TokenEndpoint, c.ClientID, c.Grant, c.Scopes, c.Audience, c.Resource, c.TokenParams, c.Tenant})
+	digest, err := digestOf([]any{c.Provider, c.TokenEndpoint, c.ClientID, c.Grant, c.Scopes, c.Audience, c.Resource, c.TokenParams, c.Tenant})
 	if err != nil {
 		panic(err) // strings always encode
 	}
@@ -178,8 +190,8 @@ func parseGrant(d *caddyfile.Dispenser, c *Connection) error {
 	if !d.Args(&c.Grant) || d.NextArg() {
 		return d.ArgErr()
 	}
-	if c.Grant != oauth.GrantClientCredentials {
-		return d.Errf("grant %q is not supported; use %s", c.Grant, oauth.GrantClientCredentials)
+	if c.Grant != oauth.GrantClientCredentials && c.Grant != oauth.GrantAuthorizationCode {
+		return d.Errf("grant %q is not supported; use %s or %s", c.Grant, oauth.GrantClientCredentials, oauth.GrantAuthorizationCode)
 	}
 	return nil
 }
@@ -192,19 +204,22 @@ func parseClientCertificate(d *caddyfile.Dispenser, c *Connection) error {
 	return nil
 }
 
-func parseTokenParam(d *caddyfile.Dispenser, c *Connection) error {
-	var name, value string
-	if !d.Args(&name, &value) || d.NextArg() {
-		return d.ArgErr()
+func parseParam(field func(*Connection) *map[string]string) func(*caddyfile.Dispenser, *Connection) error {
+	return func(d *caddyfile.Dispenser, c *Connection) error {
+		option, params := d.Val(), field(c)
+		var name, value string
+		if !d.Args(&name, &value) || d.NextArg() {
+			return d.ArgErr()
+		}
+		if _, twice := (*params)[name]; twice {
+			return d.Errf("%s %s is given twice", option, name)
+		}
+		if *params == nil {
+			*params = make(map[string]string)
+		}
+		(*params)[name] = value
+		return nil
 	}
-	if _, twice := c.TokenParams[name]; twice {
-		return d.Errf("token_param %s is given twice", name)
-	}
-	if c.TokenParams == nil {
-		c.TokenParams = make(map[string]string)
-	}
-	c.TokenParams[name] = value
-	return nil
 }
 
 func parseHeader(d *caddyfile.Dispenser, c *Connection) error {

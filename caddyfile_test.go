@@ -49,7 +49,7 @@ func TestAdaptGoldens(t *testing.T) {
 		t.Fatalf("found %d goldens (%v)", len(files), err)
 	}
 	for name, value := range map[string]string{
-		"KEY": strings.Repeat("0f", 32), "PASSPHRASE": "correct horse battery", "ID": "caddy", "SECRET": "hidden", "REGION": "eu.example",
+		"KEY": strings.Repeat("0f", 32), "PASSPHRASE": "correct horse battery", "ID": "caddy", "SECRET": "hidden", "REGION": "eu.example", "TENANT": "common",
 	} {
 		t.Setenv("TEST_ADAPT_"+name, value)
 	}
@@ -128,7 +128,7 @@ var optionArguments = map[string]struct {
 	"client_id":             {"caddy", []string{"", `""`, "a b"}},
 	"client_secret":         {"{env.SECRET}", []string{"", `""`, "a b"}},
 	"client_auth":           {"none", []string{"", "none none", "client_secret_jwt", "basic"}},
-	"grant":                 {"client_credentials", []string{"", "client_credentials x", "password"}},
+	"grant":                 {"authorization_code", []string{"", "client_credentials x", "password", "implicit", "refresh_token"}},
 	"audience":              {"https://api.example", []string{"", `""`, "a b"}},
 	"query":                 {"access_token", []string{"", `""`, "a b"}},
 	"tenant":                {"acme", []string{"", `""`, "a b"}},
@@ -145,6 +145,15 @@ var optionArguments = map[string]struct {
 	"token_param":           {"account_id 42", []string{"", "account_id", "a b c"}},
 	"header": {`X-Token "token {token}"`, []string{
 		"", "X-Token {token} {token}", `"X Token"`, `X-Token "no mark"`, `X-Token "{token}{token}"`, "Host", "Connection", "transfer-encoding {token}", "X-Token \"{token}\x01\"",
+	}},
+	"authorization_endpoint": {"https://idp.example/authorize", []string{"", `""`, "https://a.example b", "http://idp.example/authorize", "https://u:p@idp.example/"}},
+	"revocation_endpoint":    {"https://idp.example/revoke", []string{"", `""`, "https://a.example b", "http://idp.example/revoke", "ftp://idp.example/"}},
+	"issuer":                 {"https://idp.example", []string{"", `""`, "a b"}},
+	"subject":                {"{http.auth.user.id}", []string{"", `""`, "a b"}},
+	"auth_param":             {"prompt consent", []string{"", "prompt", "a b c"}},
+	"provider": {"google", []string{
+		"", "google two", "gogle", "google {\n\t\t\t\tregion eu\n\t\t\t}", "microsoft {\n\t\t\t\ttenant\n\t\t\t}", "microsoft {\n\t\t\t\ttenant a b\n\t\t\t}",
+		"microsoft {\n\t\t\t\ttenant common\n\t\t\t\ttenant common\n\t\t\t}",
 	}},
 	"tls": {"{\n\t\t\t\tca ca.pem\n\t\t\t}", []string{"", "ca.pem", "{\n\t\t\t\tca\n\t\t\t}", "{\n\t\t\t\tinsecure\n\t\t\t}", "{\n\t\t\t\t}"}},
 }

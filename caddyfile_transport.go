@@ -21,6 +21,10 @@ func (t *Transport) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			if d.Nesting() != 1 {
 				continue
 			}
+			if d.Val() == "compression" && d.NextArg() && d.Val() == "on" {
+				t.Compression = new(true) // the http transport reads nothing from "on", which is its default but not ours
+				continue
+			}
 			if err := options.parse(d); err != nil {
 				return err
 			}

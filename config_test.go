@@ -16,6 +16,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddyoauth/caddyoauth/internal/oauth"
+	"github.com/caddyoauth/caddyoauth/internal/provider"
 )
 
 // baseConnection is the least that a connection needs.
@@ -124,7 +125,7 @@ func TestClientAuthDefault(t *testing.T) {
 		oauth.None:              {},
 	} {
 		var conf oauth.Config
-		conn.buildAuthentication(&resolver{repl: caddy.NewReplacer()}, &conf)
+		conn.buildAuthentication(&resolver{repl: caddy.NewReplacer()}, &conf, new(provider.Provider))
 		if conf.Method != want {
 			t.Errorf("got %s, want %s", conf.Method, want)
 		}
@@ -227,7 +228,7 @@ func everythingConfig(t *testing.T) []byte {
 	}
 	text, _, _ := strings.Cut(string(raw), goldenSeparator)
 	for name, value := range map[string]string{
-		"KEY": strings.Repeat("0f", 32), "PASSPHRASE": "correct horse battery", "ID": "seeded-id", "SECRET": "seeded-secret", "REGION": "seeded-region",
+		"KEY": strings.Repeat("0f", 32), "PASSPHRASE": "correct horse battery", "ID": "seeded-id", "SECRET": "seeded-secret", "REGION": "seeded-region", "TENANT": "common",
 	} {
 		t.Setenv("TEST_ADAPT_"+name, value)
 	}
@@ -255,7 +256,7 @@ func TestEveryOptionIsInJSON(t *testing.T) {
 		t.Errorf("the JSON does not survive: %v\n%s\n%s", err, config.Apps.App, again)
 	}
 	for option := range optionParsers {
-		field := map[string]string{"token_param": "token_params"}[option]
+		field := map[string]string{"token_param": "token_params", "auth_param": "auth_params"}[option]
 		if field == "" {
 			field = option
 		}
@@ -349,7 +350,7 @@ func TestPolicyComesFromOptions(t *testing.T) {
 	t.Parallel()
 	conn := baseConnection()
 	conn.RefreshBefore, conn.DefaultLifetime, conn.Timeout, conn.IdleAfter = caddy.Duration(1), caddy.Duration(2), caddy.Duration(3), caddy.Duration(4)
-	if p := conn.policy(); p.RefreshBefore != 1 || p.DefaultLifetime != 2 || p.Timeout != 3 || p.IdleAfter != 4*time.Nanosecond {
+	if p := conn.policy(new(provider.Provider)); p.RefreshBefore != 1 || p.DefaultLifetime != 2 || p.Timeout != 3 || p.IdleAfter != 4*time.Nanosecond {
 		t.Errorf("got %+v", p)
 	}
 }

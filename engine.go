@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -70,10 +71,66 @@ func (e *engine) source(key sourceKey) *connection.Source {
 	defer e.mu.Unlock()
 	source, ok := e.sources[key]
 	if !ok {
+		e.makeRoom()
 		source = connection.NewSource(key.id, key.fingerprint, func() *connection.Settings { return e.liveSettings(key) })
 		e.sources[key] = source
 	}
 	return source
+}
+
+// maxSources bounds how many token sets are held in memory. One that was dropped is read from storage when it is used again.
+const maxSources = 10_000
+
+// makeRoom drops the least recently used tenth of the sources when there are too many; those at work stay. The caller holds mu.
+func (e *engine) makeRoom() {
+	if len(e.sources) < maxSources {
+		return
+	}
+	type idle struct {
+		key  sourceKey
+		used time.Time
+	}
+	var candidates []idle
+	for key, source := range e.sources {
+		if snap := source.Snapshot(); key.id.Subject != "" && !snap.Busy {
+			candidates = append(candidates, idle{key, snap.LastUsed})
+		}
+	}
+	slices.SortFunc(candidates, func(a, b idle) int { return a.used.Compare(b.used) })
+	for _, candidate := range candidates[:min(len(candidates), maxSources/10)] {
+		delete(e.sources, candidate.key)
+	}
+}
+
+// sourcesOf returns the sources of a configuration's connections, each with its settings.
+func (e *engine) sourcesOf(app *App) []scheduledSource {
+	settings := make(map[sourceKey]*connection.Settings)
+	for _, active := range app.active.all() {
+		settings[active.key] = active.settings
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var all []scheduledSource
+	for key, source := range e.sources {
+		key.id.Subject = ""
+		if s, ok := settings[key]; ok {
+			all = append(all, scheduledSource{source: source, settings: s})
+		}
+	}
+	return all
+}
+
+// subjectsOf returns the sources of a connection that has one for each subject.
+func (e *engine) subjectsOf(key sourceKey) []*connection.Source {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var all []*connection.Source
+	for other, source := range e.sources {
+		if other.id.Subject = ""; other == key {
+			all = append(all, source)
+		}
+	}
+	return all
 }
 
 // breaker returns the breaker that all connections of a token endpoint share.

@@ -93,7 +93,7 @@ func (h *Handler) suits(c *activeConnection) error {
 	case c.injection.header == "":
 		return fmt.Errorf("connection %q: a token in the query would show up in logs in this form; put the reverse_proxy inside the oauth2_inject block, or use `via transport`", c.name)
 	case c.allow != nil:
-		return fmt.Errorf("connection %q: allow_hosts cannot be checked in this form; put the reverse_proxy inside the oauth2_inject block, or use `via transport`", c.name)
+		return fmt.Errorf("connection %q: allow_hosts cannot be checked in this form (a preset brings its own); put the reverse_proxy inside the oauth2_inject block, or use `via transport`", c.name)
 	}
 	return nil
 }
@@ -119,7 +119,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 			return h.refuse(w, r, p)
 		}
 	}
-	if p.token, p.err = p.conn.source.Token(r.Context(), p.conn.settings); p.err != nil {
+	if p.source, p.err = p.conn.forSubject(repl); p.err != nil {
+		return h.refuse(w, r, p)
+	}
+	if p.token, p.err = p.source.Token(r.Context(), p.conn.settings); p.err != nil {
 		return h.refuse(w, r, p)
 	}
 	if h.Via == viaTransport {
@@ -168,7 +171,7 @@ func (h *Handler) wear(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 	err := next.ServeHTTP(watch, r)
 	if watch.status == http.StatusUnauthorized {
 		// Running the handlers below again would be wrong: they may have changed the request, or answered 401 themselves.
-		p.conn.source.Suspect(p.conn.settings, p.token)
+		p.source.Suspect(p.conn.settings, p.token)
 	}
 	return err
 }
@@ -182,6 +185,7 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, p *plan) error 
 		c.Write(zap.Error(p.err))
 	}
 	problem := problemOf(p.err)
+	problem.Authorize = h.authorizeLink(r, p)
 	failure := caddyhttp.Error(problem.Status, p.err)
 	if handlesErrors(r, failure) {
 		problem.setRetryAfter(w.Header())
@@ -189,6 +193,23 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, p *plan) error 
 	}
 	problem.write(w, r)
 	return nil
+}
+
+// authorizeLink returns the way to authorize the connection and to come back; "" when that is not what is missing, or when no
+// oauth2_connect offers it.
+func (h *Handler) authorizeLink(r *http.Request, p *plan) string {
+	if p.conn == nil || p.source == nil || problemOf(p.err).code != problemPerson.code {
+		return ""
+	}
+	base := h.app.active.connectPath(p.conn.name)
+	if base == "" {
+		return ""
+	}
+	returnTo := ""
+	if original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok && r.Method == http.MethodGet {
+		returnTo = localPath(original.URL.RequestURI())
+	}
+	return connectLink(base, p.conn.name, returnTo)
 }
 
 // handlesErrors reports whether the site has a handle_errors for this failure. All sites of a listener share one server, so
@@ -259,9 +280,10 @@ type planKey struct{}
 // spares the allocation of a value context on the hot path.
 type plan struct {
 	context.Context
-	conn  *activeConnection
-	token *connection.Published
-	err   error
+	conn   *activeConnection
+	source *connection.Source
+	token  *connection.Published
+	err    error
 
 	taken    bool // a transport has seen the plan
 	replayed bool // the one replay of this request is spent
@@ -302,10 +324,10 @@ func (p *plan) placeholder(key string) (any, bool) {
 		}
 		return p.conn.name, true
 	case "subject":
-		if p.conn == nil {
+		if p.source == nil {
 			return "", true
 		}
-		return p.conn.key.id.Subject, true
+		return p.source.ID().Subject, true
 	case "status":
 		return p.status(), true
 	case "expires_at":
@@ -327,10 +349,10 @@ func (p *plan) status() string {
 	switch {
 	case errors.As(p.err, &unavailable):
 		return string(unavailable.Status)
-	case p.err != nil || p.conn == nil:
+	case p.err != nil || p.source == nil:
 		return "unknown"
 	}
-	return string(p.conn.source.Snapshot().Status)
+	return string(p.source.Snapshot().Status)
 }
 
 // Interface guards.

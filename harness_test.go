@@ -134,7 +134,7 @@ type setup struct {
 	global      string // global options
 	options     string // options of the connection "api"
 	connections string // further connections
-	site        string // the site's block
+	site        string // the site's block; PORT stands for the port that it listens on
 	quiet       bool   // log no requests: for the flat form, where a request carries the token while it is handled
 	idp         *idp   // default: one that grants everything
 }
@@ -145,13 +145,15 @@ type site struct {
 	addr   string
 	client *http.Client
 	idp    *idp
+	dir    string // the storage
+	loaded []byte // the configuration
 	seen   memory // what clients saw
 }
 
 // run starts Caddy. It logs all that it can: at debug level, with credentials and with every handler's configuration.
 func run(t *testing.T, with setup) *site {
 	t.Helper()
-	s := &site{t: t, idp: with.idp}
+	s := &site{t: t, idp: with.idp, dir: t.TempDir()}
 	if s.idp == nil {
 		s.idp = newIDP(t)
 	}
@@ -163,7 +165,8 @@ func run(t *testing.T, with setup) *site {
 	for range 3 { // somebody else may take the free port meanwhile
 		s.addr = freeAddress(t)
 		logged.reset()
-		if err = caddy.Load(adapt(t, s.config(with)), true); err == nil {
+		s.loaded = adapt(t, s.config(with))
+		if err = caddy.Load(s.loaded, true); err == nil {
 			break
 		}
 	}
@@ -180,10 +183,18 @@ func run(t *testing.T, with setup) *site {
 	return s
 }
 
+// reload loads the same configuration once more.
+func (s *site) reload() {
+	s.t.Helper()
+	if err := caddy.Load(s.loaded, true); err != nil {
+		s.t.Fatalf("reload: %v", err)
+	}
+}
+
 // adaptError returns what is wrong with the Caddyfile.
 func adaptError(t *testing.T, with setup) error {
 	t.Helper()
-	s := &site{t: t, idp: newIDP(t), addr: freeAddress(t)}
+	s := &site{t: t, idp: newIDP(t), addr: freeAddress(t), dir: t.TempDir()}
 	_, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(s.config(with)), map[string]any{"filename": "Caddyfile"})
 	if err != nil && len(leaks(err.Error())) > 0 {
 		t.Error("the error has a secret")
@@ -197,6 +208,7 @@ func (s *site) config(with setup) string {
 	if with.quiet {
 		verbose, level = "", "INFO"
 	}
+	_, port, _ := net.SplitHostPort(s.addr)
 	return fmt.Sprintf(`{
 	admin off
 	persist_config off
@@ -225,7 +237,7 @@ http://%s {
 	log
 	%s
 }
-`, s.t.TempDir(), level, verbose, with.global, s.idp.URL, clientSecret, with.options, with.connections, s.addr, with.site)
+`, s.dir, level, verbose, with.global, s.idp.URL, clientSecret, with.options, with.connections, s.addr, strings.ReplaceAll(with.site, "PORT", port))
 }
 
 // adapt turns a Caddyfile into JSON.

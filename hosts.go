@@ -16,6 +16,7 @@ type hostList struct {
 	exact    map[string]struct{} // "host" (any port) or "host:port", lower case
 	suffixes []string            // ".example.com" for *.example.com
 	ranges   []netip.Prefix
+	tlsOnly  bool // a destination without TLS is refused, unless it is this machine
 }
 
 // newHostList parses `host`, `host:port`, `*.domain` and CIDR ranges. Unix sockets are given as `unix//path`.
@@ -127,12 +128,16 @@ type destination struct {
 	dial       reverseproxy.DialInfo
 	serverName string // the TLS server name, when one is configured; "" = it follows from the dialled host
 	verified   bool   // the server must prove serverName with a certificate
+	plaintext  bool
 }
 
 // permits reports why a token must not go to that destination. The dialled host must be on the list, and so must a server
 // name that is configured apart from it. An address that was dialled for a server name on the list need not be: the
 // certificate proves who is there, and dynamic upstreams have addresses that nobody can list.
 func (l *hostList) permits(d destination) error {
+	if l.tlsOnly && d.plaintext && !isLoopback(d.dial.Host) && !strings.HasPrefix(d.dial.Network, "unix") {
+		return fmt.Errorf("the host %q would receive the token without TLS", d.dial.Host)
+	}
 	if _, ok := l.exact[d.dial.Address]; ok && d.serverName == "" {
 		return nil
 	}

@@ -21,6 +21,8 @@ type injection struct {
 	prefix, suffix    string // around the token in the header's value
 	query             string
 	keepAuthorization bool // the client's own Authorization may pass
+
+	companions map[string]string // headers that the API wants as well, for requests that do not bring them
 }
 
 // newHeaderInjection checks a header's name and template.
@@ -76,6 +78,11 @@ func (in *injection) apply(out *http.Request, p *connection.Published) {
 			continue
 		}
 		header[name] = values
+	}
+	for name, value := range in.companions {
+		if _, has := header[name]; !has {
+			header[name] = []string{value}
+		}
 	}
 	out.Header = header
 	if in.header != "" {

@@ -21,6 +21,8 @@ type problem struct {
 	Title  string `json:"title"`
 	Status int    `json:"status"`
 	Detail string `json:"detail"`
+	// Authorize is where a person can connect the account that is missing; "" when that is not what is wrong.
+	Authorize string `json:"authorize_url,omitempty"`
 
 	code       string // for the placeholder {http.oauth2_inject.error}
 	retryAfter int    // seconds; 0 = waiting does not help
@@ -48,6 +50,11 @@ var (
 		Detail: "The request was about to travel to a server that must not receive its credentials.",
 		code:   "host_not_allowed",
 	}
+	problemSubject = problem{
+		Type: "urn:caddyoauth:unknown-person", Title: "Unknown person", Status: http.StatusForbidden,
+		Detail: "The request does not say for whom it is made. Please sign in first.",
+		code:   "subject_required",
+	}
 	problemUnknown = problem{
 		Type: "urn:caddyoauth:unknown-connection", Title: "Unknown connection", Status: http.StatusForbidden,
 		Detail: "The request does not belong to any connection of this service.",
@@ -55,10 +62,16 @@ var (
 	}
 )
 
+// errNoSubject means that the request does not say whose token it should travel with.
+var errNoSubject = errors.New("the subject is empty or not known")
+
 // problemOf is the one table from an error to what a client is told.
 func problemOf(err error) problem {
 	var unavailable *connection.Unavailable
-	if !errors.As(err, &unavailable) {
+	switch {
+	case errors.Is(err, errNoSubject):
+		return problemSubject
+	case !errors.As(err, &unavailable):
 		return problemUnknown
 	}
 	switch {

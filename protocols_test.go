@@ -231,6 +231,19 @@ func TestExpectContinue(t *testing.T) {
 	})
 }
 
+// TestNobodyAsksForGzipUnasked: the upstream is asked for gzip by a client that wants it, or by `compression on`.
+func TestNobodyAsksForGzipUnasked(t *testing.T) {
+	for option, want := range map[string]string{"": "", "compression on": "gzip", "compression off": ""} {
+		up := newUpstream(t, func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.WriteString(w, "asked for "+r.Header.Get("Accept-Encoding")+".")
+		})
+		s := run(t, setup{site: "oauth2_inject api {\nreverse_proxy " + up.url + " {\ntransport oauth2_inject {\n" + option + "\n}\n}\n}"})
+		req := s.request(http.MethodGet, "/", nil)
+		req.Header["Accept-Encoding"] = nil // else this test's own client asks
+		s.do(req).want(t, http.StatusOK, "asked for "+want+".")
+	}
+}
+
 // TestCompressedResponsesPass: what the upstream compressed for the client stays as it is.
 func TestCompressedResponsesPass(t *testing.T) {
 	var packed strings.Builder

@@ -89,10 +89,4 @@ func (l *refreshLoop) round() time.Duration {
 }
 
 // scheduled returns the app's sources.
-func (a *App) scheduled() []scheduledSource {
-	var all []scheduledSource
-	for _, active := range a.active.all() {
-		all = append(all, scheduledSource{source: active.source, settings: active.settings})
-	}
-	return all
-}
+func (a *App) scheduled() []scheduledSource { return a.engine.sourcesOf(a) }

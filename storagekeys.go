@@ -56,3 +56,16 @@ func historyKey(id connection.ID, generation uint64) string {
 func lockName(id connection.ID, generation uint64) string {
 	return storageRoot + "-" + keyPart("lock", id.Tenant, id.Connection, id.Subject, strconv.FormatUint(generation, 10))
 }
+
+// pendingDir is where the authorizations under way of a tenant are kept.
+func pendingDir(tenant string) string {
+	return path.Join(storageRoot, "tenants", keyPart("tenant", tenant), "pending")
+}
+
+// pendingKey is where one authorization under way is kept. The state itself, which the browser knows, is not in it.
+func pendingKey(tenant, state string) string {
+	return pendingDir(tenant) + "/" + keyPart("pending", tenant, state) + recordsExt
+}
+
+// pendingLock is the name of the lock under which an authorization is finished.
+func pendingLock(key string) string { return storageRoot + "-" + keyPart("pending lock", key) }

@@ -77,6 +77,10 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	if t.KeepAlive.MaxIdleConnsPerHost == 0 {
 		t.KeepAlive.MaxIdleConnsPerHost = defaultIdleConnections
 	}
+	if t.Compression == nil {
+		// Else net/http asks for gzip where the client did not, only to unpack the answer: CPU, and a Content-Length, for bandwidth.
+		t.Compression = new(bool)
+	}
 	if t.TLS != nil && strings.Contains(t.TLS.ServerName, "{") {
 		// Connections are pooled by address. A request that names another server must not get one that was opened, and whose
 		// certificate was checked, for a name that may not receive the token.
@@ -167,7 +171,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return t.answer(req, problemHost), nil
 	}
 	if !p.token.Usable(time.Now()) { // the request was held up on its way here, by a slow upload say
-		token, err := p.conn.source.Token(req.Context(), p.conn.settings)
+		token, err := p.source.Token(req.Context(), p.conn.settings)
 		if err != nil {
 			return t.noToken(req, err)
 		}
@@ -200,10 +204,10 @@ func (t *Transport) send(req *http.Request, p *plan, body io.ReadCloser) (*http.
 func (t *Transport) replay(req *http.Request, p *plan, refusal *http.Response, body *keptBody) (*http.Response, error) {
 	defer body.release()
 	if !body.replayable() {
-		p.conn.source.Suspect(p.conn.settings, p.token)
+		p.source.Suspect(p.conn.settings, p.token)
 		return refusal, nil
 	}
-	next := p.conn.source.Rejected(req.Context(), p.conn.settings, p.token)
+	next := p.source.Rejected(req.Context(), p.conn.settings, p.token)
 	if next == nil {
 		return refusal, nil
 	}
@@ -238,7 +242,10 @@ func (t *Transport) permits(req *http.Request, p *plan) error {
 	if t.allow == nil && p.conn.allow == nil {
 		return t.allowError
 	}
-	to := destination{dial: dial, serverName: t.serverName(req), verified: t.TLS != nil && !t.TLS.InsecureSkipVerify}
+	to := destination{
+		dial: dial, serverName: t.serverName(req), plaintext: req.URL.Scheme != "https",
+		verified: t.TLS != nil && !t.TLS.InsecureSkipVerify,
+	}
 	if t.allow != nil {
 		if err := t.allow.permits(to); err != nil {
 			return err

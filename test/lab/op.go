@@ -25,6 +25,7 @@ const (
 	ClientPost     = "cc-post"      // client_secret_post
 	ClientOdd      = "cc:odd id"    // with [OddSecret]: both need the form-encoding of RFC 6749 2.3.1
 	ClientLong     = "cc-long"      // tokens of one hour
+	ClientWeb      = "web"          // authorization_code with rotating refresh tokens; needs Options.RedirectURIs
 	Client1s       = "cc-1s"        // tokens of one second by expires_in; see Options.AccessTokenTTL
 	ClientTLS      = "cc-tls"       // tls_client_auth by subject: certificates client-tls, client-tls2
 	ClientTLSSAN   = "cc-tls-san"   // tls_client_auth by DNS name: the same certificates
@@ -47,6 +48,9 @@ type Options struct {
 	// The server counts from the full second before the request, so a token really lives up to a second less than its
 	// expires_in says.
 	AccessTokenTTL time.Duration
+
+	// RedirectURIs are those of the client [ClientWeb], whose people sign in with any name and password.
+	RedirectURIs []string
 
 	// RequireClientCert makes the TLS handshake of the mTLS endpoint itself refuse a client whose certificate does not
 	// come from the lab's CA. With TLS 1.3 such a client sees its connection closed after the handshake (RFC 8446 4.4.2.4).
@@ -170,6 +174,9 @@ func (o Options) environ(t testing.TB, certs string) []string {
 	}
 	if o.AccessTokenTTL > 0 {
 		env = append(env, "OP_AT_TTL="+strconv.Itoa(int(o.AccessTokenTTL/time.Second)))
+	}
+	if len(o.RedirectURIs) > 0 {
+		env = append(env, "OP_REDIRECTS="+strings.Join(o.RedirectURIs, ","))
 	}
 	if o.RequireClientCert {
 		env = append(env, "OP_TLS_REJECT=1")

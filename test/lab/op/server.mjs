@@ -7,6 +7,7 @@
 //   OP_TLS_PORT    HTTPS listener, asks for client certificates
 //   OP_ADMIN_PORT  counters and faults
 //   OP_AT_TTL      lifetime of an access token in seconds (5)
+//   OP_REDIRECTS   redirect URIs of the client `web`, separated by commas; without them there is no such client, and no login page
 //   OP_TLS_REJECT  1: the TLS handshake itself refuses a client without a certificate of our CA
 //
 // When it is ready it prints one line of JSON to stdout: {"issuer":...,"mtls":...,"admin":...}. Everything else goes to
@@ -72,7 +73,15 @@ const withSecret = {
 const { client_secret: _, ...noSecret } = withSecret;
 const subjectDN = 'C=DE,O=Lab,CN=cc-tls';
 
+// The client of people: any name and password sign in; refresh tokens rotate, and a used one ends the whole family.
+const redirects = (env.OP_REDIRECTS ?? '').split(',').filter(Boolean);
+const web = {
+  ...withSecret, client_id: 'web', token_endpoint_auth_method: 'client_secret_basic', grant_types: ['authorization_code', 'refresh_token'],
+  response_types: ['code'], redirect_uris: redirects, scope: 'openid offline_access api:read api:write',
+};
+
 const clients = [
+  ...(redirects.length > 0 ? [web] : []),
   { ...withSecret, client_id: 'cc-basic', token_endpoint_auth_method: 'client_secret_basic' },
   { ...withSecret, client_id: 'cc-post', token_endpoint_auth_method: 'client_secret_post' },
   // RFC 6749 2.3.1: id and secret are form-encoded before Basic. This pair breaks clients which forget it.
@@ -100,13 +109,17 @@ const provider = new Provider(issuer, {
   clients,
   jwks: signingKeys,
   cookies: { keys: ['lab-cookie-key'] },
-  scopes: ['openid', 'api:read', 'api:write'],
+  scopes: ['openid', 'offline_access', 'api:read', 'api:write'],
+  findAccount: (ctx, id) => ({ accountId: id, claims: () => ({ sub: id }) }),
+  issueRefreshToken: async (ctx, client) => client.grantTypeAllowed('refresh_token'),
+  rotateRefreshToken: true,
+  expiresWithSession: async () => false, // tokens outlive the browser's session
   extraClientMetadata: { properties: ['lab_ttl'] },
   clientAuthMethods: ['client_secret_basic', 'client_secret_post', 'tls_client_auth', 'self_signed_tls_client_auth', 'none'],
-  ttl: { ClientCredentials: lifetime },
+  ttl: { ClientCredentials: lifetime, AccessToken: lifetime, RefreshToken: 3600, AuthorizationCode: 60, Grant: 86400, Session: 3600, Interaction: 600, IdToken: 600 },
   discovery: { mtls_endpoint_aliases: { token_endpoint: `${mtls}/token`, introspection_endpoint: `${mtls}/token/introspection` } },
   features: {
-    devInteractions: { enabled: false },
+    devInteractions: { enabled: redirects.length > 0 },
     clientCredentials: { enabled: true },
     introspection: { enabled: true, allowedPolicy: (ctx, client) => client.clientId === 'rs' },
     // RFC 8707: a resource gives a JWT access token; "ttl=N" in its name sets the lifetime, "opaque" the other format.
@@ -146,7 +159,7 @@ const reset = () => {
 reset();
 const bump = (counters, key) => { counters[key] = (counters[key] ?? 0) + 1; };
 
-for (const event of ['grant.success', 'grant.error', 'introspection.error', 'server_error']) {
+for (const event of ['grant.success', 'grant.error', 'grant.revoked', 'introspection.error', 'server_error']) {
   provider.on(event, (...args) => {
     bump(stats.events, event);
     const err = args.find((arg) => arg instanceof Error);

@@ -1,0 +1,302 @@
+package caddyoauth
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddyoauth/caddyoauth/internal/connection"
+	"github.com/caddyoauth/caddyoauth/internal/oauth"
+	"github.com/caddyoauth/caddyoauth/internal/secret"
+)
+
+// pendingLifetime is how long an authorization may take, from the way to the provider to the way back.
+const pendingLifetime = 15 * time.Minute
+
+// maxPending bounds how many authorizations may be under way in one tenant, since anyone who may connect can begin one.
+const maxPending = 1000
+
+// visitor is who authorizes, and in which browser.
+type visitor struct {
+	identity string // who the site's authentication says it is; never empty
+	browser  string // the value of this browser's cookie; never empty
+}
+
+// pendingV1 is the stored form of an authorization under way. Any instance can finish what another one began.
+type pendingV1 struct {
+	Version     int       `json:"version"`
+	Tenant      string    `json:"tenant,omitempty"`
+	Connection  string    `json:"connection"`
+	Subject     string    `json:"subject,omitempty"`
+	Fingerprint string    `json:"fingerprint"`
+	Identity    string    `json:"identity"`
+	Browser     string    `json:"browser"` // digest of the cookie
+	Verifier    string    `json:"verifier,omitempty"`
+	Nonce       string    `json:"nonce,omitempty"`
+	RedirectURI string    `json:"redirect_uri"`
+	ReturnTo    string    `json:"return_to,omitempty"`
+	ExpiresAt   time.Time `json:"expires_at"`
+}
+
+// Why an authorization cannot be finished, beyond what the provider says. The person has to begin again.
+var (
+	errPendingUnknown = errors.New("finish the authorization: it was not begun here, took too long, or was finished before")
+	errPendingForeign = errors.New("finish the authorization: it was begun by somebody else, or in another browser")
+	errPendingFull    = errors.New("begin the authorization: too many are under way")
+)
+
+// beginAuthorization stores what the way back needs and returns where to send the person.
+func (a *App) beginAuthorization(ctx context.Context, c *activeConnection, source *connection.Source, p pendingV1) (string, error) {
+	state := oauth.RandomState()
+	request := oauth.AuthorizationRequest{RedirectURI: p.RedirectURI, State: state, Params: c.consent.authParams}
+	if c.consent.pkce {
+		pkce := oauth.NewPKCE()
+		request.Challenge, p.Verifier = pkce.Challenge, pkce.Verifier.Reveal()
+	}
+	if c.consent.openID {
+		request.Nonce = oauth.RandomState()
+		p.Nonce = request.Nonce
+	}
+	url, err := c.client.AuthorizationURL(request)
+	if err != nil {
+		return "", err
+	}
+	id := source.ID()
+	p.Version, p.Tenant, p.Connection, p.Subject, p.Fingerprint = 1, id.Tenant, id.Connection, id.Subject, c.key.fingerprint
+	p.ExpiresAt = time.Now().Add(pendingLifetime).UTC()
+	return url, a.store.putPending(ctx, state, p)
+}
+
+// finishAuthorization exchanges the code that came back, once, for whoever began. It returns where the person wanted to go.
+func (a *App) finishAuthorization(ctx context.Context, rawQuery string, who visitor) (c *activeConnection, returnTo string, err error) {
+	answer, err := oauth.ParseAuthorizationResponse(rawQuery)
+	if err != nil {
+		return nil, "", err
+	}
+	p, err := a.takePending(ctx, answer.State, who)
+	if err != nil {
+		return nil, "", err
+	}
+	c, ok := a.active.get(p.Connection)
+	if !ok || c.key.fingerprint != p.Fingerprint || c.key.id.Tenant != p.Tenant {
+		return nil, "", errPendingUnknown // the configuration has changed meanwhile
+	}
+	if err := answer.CheckIssuer(c.consent.issuer, false); err != nil {
+		return c, p.ReturnTo, err
+	}
+	if answer.Error != "" {
+		return c, p.ReturnTo, &deniedError{code: answer.Error}
+	}
+	ctx = context.WithoutCancel(ctx) // a code works once: from here on a closed tab must not cost the consent; the client has time-outs
+	resp, err := c.client.ExchangeCode(ctx, oauth.CodeExchange{
+		Code: answer.Code, Verifier: secret.New(p.Verifier), RedirectURI: p.RedirectURI,
+	})
+	if err == nil {
+		err = checkIDToken(c, resp, p.Nonce)
+	}
+	if err != nil {
+		return c, p.ReturnTo, err
+	}
+	key := c.key
+	key.id.Subject = p.Subject
+	_, err = a.engine.source(key).Apply(ctx, c.settings, connection.Authorized(resp, c.settings, who.identity))
+	return c, p.ReturnTo, err
+}
+
+// deniedError is the provider's word that it does not authorize.
+type deniedError struct{ code string }
+
+func (e *deniedError) Error() string { return "authorize: the provider answered " + e.code }
+
+// checkIDToken compares an ID token, if one came, with what was asked for (OpenID Connect Core section 3.1.3.7).
+func checkIDToken(c *activeConnection, resp *oauth.TokenResponse, nonce string) error {
+	if resp.IDToken.IsZero() {
+		return nil
+	}
+	claims, err := oauth.ParseIDToken(resp.IDToken)
+	if err != nil {
+		return err
+	}
+	return claims.Check(c.consent.issuer, c.consent.clientID, nonce, time.Now())
+}
+
+// disconnect ends a connection: the provider is told, if it can be, and what is stored is removed. A provider that is down does
+// not keep the connection alive here; told says whether it knows.
+func (a *App) disconnect(ctx context.Context, c *activeConnection, source *connection.Source, who visitor) (told bool, err error) {
+	ctx = context.WithoutCancel(ctx) // a closed tab must not leave the history behind
+	if c.consent.revocable {
+		err := c.revoke(ctx, source)
+		if told = err == nil; !told {
+			a.logger.Warn("the provider could not be told that a connection has ended; withdraw the consent in its own settings",
+				zap.String("connection", c.name), zap.String("subject", source.ID().Digest()), zap.Error(err))
+		}
+	}
+	if _, err := source.Apply(ctx, c.settings, connection.Disconnected(who.identity)); err != nil {
+		return told, err
+	}
+	return told, a.store.forgetHistory(ctx, source.ID())
+}
+
+// revoke tells the provider that a connection ends, by the token that the provider wants to hear of.
+func (c *activeConnection) revoke(ctx context.Context, source *connection.Source) error {
+	if !c.consent.revokeAccess {
+		token, err := source.RefreshToken(ctx, c.settings)
+		if err != nil || token.IsZero() {
+			return err
+		}
+		return c.client.Revoke(ctx, token, "refresh_token")
+	}
+	p, err := source.Token(ctx, c.settings) // an expired one would not be accepted
+	var unavailable *connection.Unavailable
+	switch {
+	case errors.As(err, &unavailable) && unavailable.Status.NeedsPerson():
+		return nil // there is nothing to revoke
+	case err != nil:
+		return err
+	}
+	return c.client.Revoke(ctx, p.TokenSet().AccessToken, "access_token")
+}
+
+// putPending stores an authorization under way, after removing those that took too long.
+func (s *recordStore) putPending(ctx context.Context, state string, p pendingV1) error {
+	if err := s.sweepPending(ctx, p.Tenant); err != nil {
+		return err
+	}
+	plain, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	key := pendingKey(p.Tenant, state)
+	ring, err := s.keys.ring(ctx, s.storage)
+	if err != nil {
+		return err
+	}
+	sealed, err := ring.Seal(plain, []byte(key))
+	if err != nil {
+		return err
+	}
+	return put(ctx, s.storage, key, sealed)
+}
+
+// sweepPending removes what is too old to be finished, by the storage's own time, and refuses when too much is left.
+func (s *recordStore) sweepPending(ctx context.Context, tenant string) error {
+	keys, err := s.storage.List(ctx, pendingDir(tenant), false)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	left := 0
+	for _, key := range keys {
+		if path.Ext(key) != recordsExt {
+			continue
+		}
+		info, err := s.storage.Stat(ctx, key)
+		if err == nil && time.Since(info.Modified) > pendingLifetime {
+			err = s.storage.Delete(ctx, key)
+		} else if err == nil {
+			left++
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	if left >= maxPending {
+		return errPendingFull
+	}
+	return nil
+}
+
+// takePending returns the authorization under way that belongs to the state, if this visitor began it, and removes it: nobody
+// can finish it a second time. Whoever did not begin it cannot end it either.
+func (a *App) takePending(ctx context.Context, state string, who visitor) (*pendingV1, error) {
+	tried := make(map[string]bool)
+	for _, c := range a.active.all() {
+		tenant := c.key.id.Tenant
+		if tried[tenant] {
+			continue
+		}
+		tried[tenant] = true
+		p, err := a.store.takePendingAt(ctx, pendingKey(tenant, state), who)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return p, err
+		}
+	}
+	return nil, errPendingUnknown
+}
+
+func (s *recordStore) takePendingAt(ctx context.Context, key string, who visitor) (*pendingV1, error) {
+	if _, err := s.storage.Stat(ctx, key); err != nil {
+		return nil, err // most callbacks that are made up end here, without a lock
+	}
+	lockCtx, cancel := context.WithTimeout(ctx, unlockTimeout)
+	defer cancel()
+	lock := pendingLock(key)
+	if err := s.storage.Lock(lockCtx, lock); err != nil {
+		return nil, err
+	}
+	defer func() { _ = s.storage.Unlock(context.WithoutCancel(ctx), lock) }()
+	p, err := s.loadPending(ctx, key)
+	switch {
+	case err != nil:
+		return nil, err
+	case p.Identity != who.identity || p.Browser != browserDigest(who.browser):
+		return nil, errPendingForeign
+	}
+	if err := s.storage.Delete(ctx, key); err != nil {
+		return nil, err
+	}
+	if time.Now().After(p.ExpiresAt) {
+		return nil, errPendingUnknown
+	}
+	return p, nil
+}
+
+func (s *recordStore) loadPending(ctx context.Context, key string) (*pendingV1, error) {
+	sealed, err := s.storage.Load(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	ring, err := s.keys.ring(ctx, s.storage)
+	if err != nil {
+		return nil, err
+	}
+	plain, err := ring.Open(sealed, []byte(key))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", connection.ErrUnreadable, err)
+	}
+	p := new(pendingV1)
+	if err := json.Unmarshal(plain, p); err != nil || p.Version != 1 {
+		return nil, fmt.Errorf("%w: it is not of a known form", connection.ErrUnreadable)
+	}
+	return p, nil
+}
+
+// browserDigest is what is stored of a browser's cookie.
+func browserDigest(cookie string) string {
+	sum := sha256.Sum256([]byte(cookie))
+	return hex.EncodeToString(sum[:])
+}
+
+// forgetHistory removes the superseded token sets of an ID.
+func (s *recordStore) forgetHistory(ctx context.Context, id connection.ID) error {
+	generations, err := s.generations(ctx, id)
+	if err != nil {
+		return err
+	}
+	for _, generation := range generations {
+		if err := s.storage.Delete(ctx, historyKey(id, generation)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}

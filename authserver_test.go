@@ -1,0 +1,191 @@
+package caddyoauth_test
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"sync"
+	"testing"
+)
+
+// authServer is an authorization server for people: everybody who comes consents at once, codes work once and for whom they were
+// asked, refresh tokens rotate, and a replay is counted and ends the grant.
+type authServer struct {
+	*httptest.Server
+
+	mu        sync.Mutex
+	codes     map[string]url.Values // code -> the authorization request
+	refreshes map[string]int        // refresh token -> grant; gone when used
+	used      map[string]int
+	access    map[string]int // access token -> grant
+	ended     map[int]bool   // grants
+	asked     []url.Values   // authorization requests
+	exchanges int            // requests with a code
+	reuse     int            // refresh tokens that came twice
+	revoked   []string       // tokens that came to the revocation endpoint
+	issued    int64
+	lifetime  int // of access tokens, in seconds
+
+	// How it behaves.
+	says   url.Values // instead of a code, or with "code" overwritten
+	issuer string     // sent as iss
+	down   bool       // the revocation endpoint
+	reply  string     // instead of tokens
+}
+
+func newAuthServer(t *testing.T) *authServer {
+	t.Helper()
+	a := &authServer{
+		codes: make(map[string]url.Values), refreshes: make(map[string]int), used: make(map[string]int),
+		access: make(map[string]int), ended: make(map[int]bool), lifetime: 3600,
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /authorize", a.authorize)
+	mux.HandleFunc("POST /token", a.token)
+	mux.HandleFunc("POST /revoke", a.revoke)
+	a.Server = httptest.NewServer(mux)
+	t.Cleanup(a.Close)
+	return a
+}
+
+// change changes how the server behaves.
+func (a *authServer) change(how func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	how()
+}
+
+// counts returns how many codes were tried, and how many refresh tokens came twice.
+func (a *authServer) counts() (exchanges, reuse int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.exchanges, a.reuse
+}
+
+// lastAsked returns the newest authorization request.
+func (a *authServer) lastAsked(t *testing.T) url.Values {
+	t.Helper()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.asked) == 0 {
+		t.Fatal("nobody came to the authorization endpoint")
+	}
+	return a.asked[len(a.asked)-1]
+}
+
+func (a *authServer) authorize(w http.ResponseWriter, r *http.Request) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	asked := r.URL.Query()
+	a.asked = append(a.asked, asked)
+	back := url.Values{"state": {asked.Get("state")}}
+	if a.says.Get("error") == "" {
+		code := fmt.Sprintf("%scode-%d", seed, len(a.asked))
+		a.codes[code] = asked
+		back.Set("code", code)
+	}
+	if a.issuer != "" {
+		back.Set("iss", a.issuer)
+	}
+	for name, values := range a.says {
+		back[name] = values
+	}
+	http.Redirect(w, r, asked.Get("redirect_uri")+"?"+back.Encode(), http.StatusFound)
+}
+
+func (a *authServer) token(w http.ResponseWriter, r *http.Request) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	w.Header().Set("Content-Type", "application/json")
+	id, secret, _ := r.BasicAuth()
+	if id != "caddy" || secret != clientSecret {
+		oauthError(w, http.StatusUnauthorized, "invalid_client")
+		return
+	}
+	grant := 0
+	switch r.FormValue("grant_type") {
+	case "authorization_code":
+		grant = a.redeem(r)
+	case "refresh_token":
+		grant = a.rotate(r.FormValue("refresh_token"))
+	}
+	switch {
+	case grant == 0 || a.ended[grant]:
+		oauthError(w, http.StatusBadRequest, "invalid_grant")
+	case a.reply != "":
+		fmt.Fprint(w, a.reply)
+	default:
+		a.issue(w, grant)
+	}
+}
+
+// redeem returns the grant of a code, 0 for one that is not to be had.
+func (a *authServer) redeem(r *http.Request) int {
+	a.exchanges++
+	asked, known := a.codes[r.FormValue("code")]
+	delete(a.codes, r.FormValue("code"))
+	sum := sha256.Sum256([]byte(r.FormValue("code_verifier")))
+	if !known || asked.Get("client_id") != "caddy" || asked.Get("redirect_uri") != r.FormValue("redirect_uri") ||
+		asked.Get("code_challenge") != base64.RawURLEncoding.EncodeToString(sum[:]) {
+		return 0
+	}
+	return a.exchanges
+}
+
+// rotate returns the grant of a refresh token, which is used up by it.
+func (a *authServer) rotate(refresh string) int {
+	if grant, twice := a.used[refresh]; twice {
+		a.reuse++
+		a.ended[grant] = true
+		return 0
+	}
+	grant := a.refreshes[refresh]
+	delete(a.refreshes, refresh)
+	a.used[refresh] = grant
+	return grant
+}
+
+func (a *authServer) issue(w http.ResponseWriter, grant int) {
+	a.issued++
+	access, refresh := token(a.issued), fmt.Sprintf("%srefresh-%d", seed, a.issued)
+	a.access[access], a.refreshes[refresh] = grant, grant
+	_ = json.NewEncoder(w).Encode(map[string]any{"access_token": access, "token_type": "Bearer", "expires_in": a.lifetime, "refresh_token": refresh})
+}
+
+func (a *authServer) revoke(w http.ResponseWriter, r *http.Request) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.down {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return
+	}
+	token := r.FormValue("token")
+	a.revoked = append(a.revoked, token)
+	a.ended[a.refreshes[token]] = true
+}
+
+// endAll is everybody withdrawing their consent at the server.
+func (a *authServer) endAll() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, grant := range a.refreshes {
+		a.ended[grant] = true
+	}
+}
+
+// wasRevoked reports whether the revocation endpoint was given that token.
+func (a *authServer) wasRevoked(token string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Contains(a.revoked, token)
+}
+
+func oauthError(w http.ResponseWriter, status int, code string) {
+	w.WriteHeader(status)
+	fmt.Fprintf(w, `{"error":%q}`, code)
+}

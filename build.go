@@ -1,0 +1,358 @@
+package caddyoauth
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddyoauth/caddyoauth/internal/connection"
+	"github.com/caddyoauth/caddyoauth/internal/oauth"
+	"github.com/caddyoauth/caddyoauth/internal/provider"
+	"github.com/caddyoauth/caddyoauth/internal/secret"
+)
+
+// resolver replaces global placeholders and collects what is wrong, so that one load names every fault.
+type resolver struct {
+	repl   *caddy.Replacer
+	faults []error
+}
+
+// text returns raw with its placeholders replaced. The result must never go through a replacer again.
+func (r *resolver) text(field, raw string) string {
+	value, err := r.repl.ReplaceOrErr(raw, true, true)
+	if err != nil {
+		r.fault(field, fmt.Errorf("%w; placeholders here are resolved at load time, so only {env.*} and {file.*} work and none may be empty", err))
+		return ""
+	}
+	return value
+}
+
+func (r *resolver) texts(field string, raw []string) []string {
+	var values []string
+	for _, one := range raw {
+		values = append(values, r.text(field, one))
+	}
+	return values
+}
+
+// params resolves the values of a map.
+func (r *resolver) params(field string, raw map[string]string) map[string]string {
+	values := make(map[string]string, len(raw))
+	for name, value := range raw {
+		values[name] = r.text(field+" "+name, value)
+	}
+	return values
+}
+
+// endpoint resolves and checks the URL of an endpoint; "" is none.
+func (r *resolver) endpoint(field, raw string, insecure bool) string {
+	value := r.text(field, raw)
+	if value == "" {
+		return ""
+	}
+	if err := checkTokenEndpoint(value, insecure); err != nil {
+		r.fault(field, err)
+	}
+	return value
+}
+
+func (r *resolver) fault(field string, err error) {
+	r.faults = append(r.faults, fmt.Errorf("%s: %w", field, err))
+}
+
+// built is a connection with everything resolved: what the configuration says, as the packages below want it.
+type built struct {
+	id          connection.ID
+	client      *oauth.Client
+	endpoint    string // the token endpoint, to share its breaker
+	policy      connection.Policy
+	grant       string // oauth.GrantClientCredentials or oauth.GrantRefreshToken
+	fingerprint string
+	injection   *injection
+	allow       *hostList // nil = the upstreams of the reverse_proxy
+	consent     consent
+}
+
+// consent is how a person authorizes a connection. The zero value is for connections of machines.
+type consent struct {
+	title      string // for people: the provider's, or the connection's name
+	issuer     string // "" = not compared
+	clientID   string
+	authParams map[string]string
+	pkce       bool
+	openID     bool // ask for, and check, a nonce
+	revocable  bool // ending the connection may call the revocation endpoint
+
+	revokeAccess bool // and what it wants to hear of is the access token
+}
+
+// build resolves and checks the connection. It touches no network and writes nothing.
+func (c *Connection) build(name string) (*built, error) {
+	r := &resolver{repl: caddy.NewReplacer()}
+	preset := c.preset(r)
+	conf := c.wire(r, preset)
+	out := &built{
+		id:       connection.ID{Tenant: r.text("tenant", c.Tenant), Connection: name},
+		endpoint: conf.TokenEndpoint,
+		policy:   c.policy(preset),
+		grant:    c.grant(r, conf),
+	}
+	conf.Scopes = c.scopes(r, preset, out.grant)
+	out.injection = c.buildInjection(r, preset)
+	out.allow = c.buildAllowList(r, preset)
+	out.consent = c.buildConsent(r, preset, conf)
+	title, _, _ := strings.Cut(preset.Title, " (") // what follows is for operators
+	out.consent.title = cmp.Or(title, name)
+	if len(r.faults) > 0 {
+		return nil, fmt.Errorf("connection %q: %w", name, errors.Join(r.faults...))
+	}
+	out.fingerprint = fingerprint(conf, out.grant)
+	if preset.ScopeParam != "" && preset.ScopeParam != "scope" && out.grant == oauth.GrantRefreshToken {
+		out.consent.askScopes(preset, &conf)
+	}
+	client, err := oauth.NewClient(conf)
+	if err == nil && out.grant == oauth.GrantRefreshToken {
+		_, err = client.AuthorizationURL(oauth.AuthorizationRequest{ // as a trial: wrong parameters are the operator's to see, not a visitor's
+			RedirectURI: "https://localhost/", State: oauth.RandomState(), Params: out.consent.authParams,
+		})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("connection %q: %w", name, err)
+	}
+	out.client = client
+	return out, nil
+}
+
+// askScopes has the scopes travel in the parameter that a provider has for them instead of `scope` (Slack's user_scope).
+func (c *consent) askScopes(preset *provider.Provider, conf *oauth.Config) {
+	if _, said := c.authParams[preset.ScopeParam]; !said && len(conf.Scopes) > 0 {
+		c.authParams[preset.ScopeParam] = strings.Join(conf.Scopes, cmp.Or(preset.ScopeSeparator, " "))
+	}
+	conf.Scopes = nil
+}
+
+// wire settles what goes over the wire to the authorization server. Of the preset it takes what is not said.
+func (c *Connection) wire(r *resolver, preset *provider.Provider) oauth.Config {
+	conf := oauth.Config{
+		TokenEndpoint:         cmp.Or(r.endpoint("token_endpoint", c.TokenEndpoint, c.InsecureHTTP), preset.TokenEndpoint),
+		AuthorizationEndpoint: cmp.Or(r.endpoint("authorization_endpoint", c.AuthorizationEndpoint, c.InsecureHTTP), preset.AuthorizationEndpoint),
+		RevocationEndpoint:    r.endpoint("revocation_endpoint", c.RevocationEndpoint, c.InsecureHTTP),
+		ClientID:              r.text("client_id", c.ClientID),
+		Timeout:               time.Duration(c.Timeout), // 0 = the default, in both packages 15 s
+		Resources:             r.texts("resource", c.Resource),
+		Audience:              r.text("audience", c.Audience),
+		Params:                r.params("token_param", c.TokenParams),
+		UserAgent:             userAgent,
+	}
+	if c.TokenEndpoint == "" && preset.TokenEndpoint == "" && c.Provider == nil { // a preset says itself why it has none
+		r.fault("token_endpoint", errors.New("is required"))
+	}
+	shapeFor(&conf, preset)
+	if conf.RevocationEndpoint == "" {
+		revokeAs(&conf, preset) // else it is the user's own, and of RFC 7009
+	}
+	c.buildAuthentication(r, &conf, preset)
+	return conf
+}
+
+// scopes settles what is asked for: what the connection says, where a preset's name for a set of scopes may stand, or the
+// preset's default.
+func (c *Connection) scopes(r *resolver, preset *provider.Provider, grant string) []string {
+	wanted := r.texts("scopes", c.Scopes)
+	switch {
+	case preset.Name == "":
+		return wanted
+	case grant == oauth.GrantRefreshToken:
+		return preset.Scopes(wanted)
+	case len(wanted) > 0:
+		return wanted
+	}
+	return preset.AppScopes
+}
+
+// buildAllowList settles who may receive the token. nil = the upstreams of the reverse_proxy.
+func (c *Connection) buildAllowList(r *resolver, preset *provider.Provider) *hostList {
+	hosts := preset.APIHosts
+	if len(c.AllowHosts) > 0 {
+		hosts = r.texts("allow_hosts", c.AllowHosts)
+	}
+	if len(hosts) == 0 {
+		return nil
+	}
+	list, err := newHostList(hosts)
+	if err != nil {
+		r.fault("allow_hosts", err)
+		return nil
+	}
+	list.tlsOnly = len(c.AllowHosts) == 0 // a public API is never called in the clear
+	return list
+}
+
+// buildConsent settles how people authorize.
+func (c *Connection) buildConsent(r *resolver, preset *provider.Provider, conf oauth.Config) consent {
+	params := maps.Clone(preset.AuthParams)
+	if params == nil {
+		params = make(map[string]string, len(c.AuthParams))
+	}
+	maps.Copy(params, r.params("auth_param", c.AuthParams))
+	return consent{
+		issuer:     r.text("issuer", c.Issuer),
+		clientID:   conf.ClientID,
+		authParams: params,
+		pkce:       preset.PKCE != provider.PKCEOmit,
+		openID:     slices.Contains(conf.Scopes, "openid"),
+		revocable:  conf.RevocationEndpoint != "" && (preset.Name == "" || c.RevocationEndpoint != "" || preset.Revocation.Automatic()),
+
+		revokeAccess: c.RevocationEndpoint == "" && revokesAccessToken(preset.Revocation),
+	}
+}
+
+// buildAuthentication settles the method of client authentication and what it needs.
+func (c *Connection) buildAuthentication(r *resolver, conf *oauth.Config, preset *provider.Provider) {
+	conf.Method = oauth.Method(c.ClientAuth)
+	if c.ClientAuth == "" {
+		switch {
+		case c.ClientSecret != "" && len(preset.ClientAuth) > 0:
+			conf.Method = oauth.Method(preset.ClientAuth[0])
+		case c.ClientSecret != "":
+			conf.Method = oauth.ClientSecretBasic
+		case c.ClientCertificate != nil:
+			conf.Method = oauth.TLSClientAuth
+		default:
+			conf.Method = oauth.None
+		}
+	}
+	if c.ClientSecret != "" {
+		r.text("client_secret", c.ClientSecret) // only to refuse an unset one at load
+		raw := c.ClientSecret
+		conf.Secret = func() (secret.Text, error) {
+			value, err := caddy.NewReplacer().ReplaceOrErr(raw, true, true)
+			return secret.New(value), err
+		}
+	}
+	if c.ClientCertificate != nil {
+		conf.Certificate = &oauth.Certificate{
+			CertFile: r.text("client_certificate", c.ClientCertificate.Certificate),
+			KeyFile:  r.text("client_certificate", c.ClientCertificate.Key),
+		}
+	}
+	if c.TLS != nil && len(c.TLS.CA) > 0 {
+		conf.RootCAs = x509.NewCertPool()
+		for _, file := range r.texts("tls ca", c.TLS.CA) {
+			pem, err := os.ReadFile(file)
+			if err != nil {
+				r.fault("tls ca", err)
+			} else if !conf.RootCAs.AppendCertsFromPEM(pem) {
+				r.fault("tls ca", fmt.Errorf("%s holds no PEM certificate", file))
+			}
+		}
+	}
+}
+
+// grant settles the grant: what the connection says, else whether there is a place to send people to.
+func (c *Connection) grant(r *resolver, conf oauth.Config) string {
+	switch c.Grant {
+	case oauth.GrantClientCredentials:
+		return oauth.GrantClientCredentials
+	case oauth.GrantAuthorizationCode:
+		if conf.AuthorizationEndpoint == "" {
+			r.fault("authorization_endpoint", errors.New("is required for the grant authorization_code"))
+		}
+		return oauth.GrantRefreshToken
+	case "":
+		if conf.AuthorizationEndpoint != "" {
+			return oauth.GrantRefreshToken
+		}
+		return oauth.GrantClientCredentials
+	}
+	r.fault("grant", fmt.Errorf("%q is not supported; use %s or %s", c.Grant, oauth.GrantClientCredentials, oauth.GrantAuthorizationCode))
+	return ""
+}
+
+func (c *Connection) policy(preset *provider.Provider) connection.Policy {
+	return connection.Policy{
+		RefreshBefore:   cmp.Or(time.Duration(c.RefreshBefore), preset.RefreshBefore),
+		DefaultLifetime: cmp.Or(time.Duration(c.DefaultLifetime), preset.DefaultLifetime),
+		Timeout:         time.Duration(c.Timeout),
+		IdleAfter:       time.Duration(c.IdleAfter),
+	}
+}
+
+func (c *Connection) buildInjection(r *resolver, preset *provider.Provider) *injection {
+	also, _ := companions(preset)
+	if c.Query != "" {
+		if c.Header != nil {
+			r.fault("query", errors.New("give header or query, not both"))
+		}
+		return &injection{query: r.text("query", c.Query), keepAuthorization: c.ForwardAuthorization, companions: also}
+	}
+	header := HeaderInjection{Name: preset.HeaderName, Template: preset.HeaderTemplate}
+	if c.Header != nil {
+		header = *c.Header
+	}
+	// The template is not resolved: {token} is ours, and a header value has no business in the environment.
+	in, err := newHeaderInjection(r.text("header", header.Name), header.Template)
+	if err != nil {
+		r.fault("header", err)
+		return nil
+	}
+	in.keepAuthorization, in.companions = c.ForwardAuthorization, also
+	return in
+}
+
+// checkTokenEndpoint refuses an endpoint to which a client secret would travel in the clear.
+func checkTokenEndpoint(raw string, insecure bool) error {
+	u, err := url.Parse(raw)
+	switch {
+	case raw == "":
+		return errors.New("is required")
+	case err != nil:
+		return errors.New("is not a URL") // the parse error repeats the URL, which may carry a password
+	case u.User != nil || u.Fragment != "" || u.Hostname() == "":
+		return errors.New("must be a URL with a host and without user, password or fragment")
+	case u.Scheme == "https":
+		return nil
+	case u.Scheme == "http" && (insecure || isLoopback(u.Hostname())):
+		return nil
+	case u.Scheme == "http":
+		return fmt.Errorf("http:// to %s would send the client's credentials in the clear; use https, or allow it with insecure_http", u.Hostname())
+	default:
+		return errors.New("must be an https:// URL")
+	}
+}
+
+// isLoopback reports whether host can only mean this machine (RFC 6761 section 6.3 for the names).
+func isLoopback(host string) bool {
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
+		return true
+	}
+	addr, err := netip.ParseAddr(host)
+	return err == nil && addr.Unmap().IsLoopback()
+}
+
+// fingerprint digests what a token depends on. Another secret, certificate or method of client authentication keeps it.
+func fingerprint(conf oauth.Config, grant string) string {
+	scopes := slices.Sorted(slices.Values(conf.Scopes))
+	resources := slices.Sorted(slices.Values(conf.Resources))
+	// JSON is a length-safe encoding here, and it sorts the keys of the map.
+	text, err := json.Marshal([]any{conf.TokenEndpoint, conf.ClientID, grant, scopes, conf.Audience, resources, conf.Params})
+	if err != nil {
+		panic(err) // strings always encode
+	}
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:16])
+}

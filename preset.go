@@ -1,0 +1,117 @@
+package caddyoauth
+
+import (
+	"errors"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/caddyoauth/caddyoauth/internal/oauth"
+	"github.com/caddyoauth/caddyoauth/internal/provider"
+)
+
+// preset returns the connection's preset with its parameters filled in; an empty one when there is none.
+func (c *Connection) preset(r *resolver) *provider.Provider {
+	if c.Provider == nil {
+		return new(provider.Provider)
+	}
+	preset, err := provider.Resolve(c.Provider.Name, r.params("provider", c.Provider.Params))
+	switch {
+	case err != nil:
+		r.fault("provider", err)
+	case preset.SecretAsUser:
+		r.fault("provider", errors.New("its way of client authentication, the secret as user name, is not supported yet"))
+	case c.grantsPeople() && len(preset.TokenParams) > 0 && !preset.CallbackHMAC:
+		r.fault("provider", errors.New("its token endpoint wants parameters that are not supported yet"))
+	case preset.CallbackHMAC && c.grantsPeople():
+		r.fault("provider", errors.New("its signed callback is not checked yet, so people cannot connect; use the grant client_credentials"))
+	case hasUnknownCompanion(preset):
+		r.fault("provider", errors.New("its API wants a header that only a test call can find out, which is not supported yet"))
+	case preset.TokenEndpoint == "" && c.TokenEndpoint == "":
+		r.fault("provider", errors.New("its endpoints come from discovery, which is not supported yet; give token_endpoint and authorization_endpoint"))
+	default:
+		return preset
+	}
+	return new(provider.Provider)
+}
+
+// grantsPeople reports whether the connection is not said to be one of a machine.
+func (c *Connection) grantsPeople() bool { return c.Grant != oauth.GrantClientCredentials }
+
+// shapeFor sets the quirks of a preset's wire.
+func shapeFor(conf *oauth.Config, preset *provider.Provider) {
+	conf.RefreshEndpoint = preset.RefreshEndpoint
+	conf.RefreshParams = preset.RefreshParams
+	conf.SendScopeOnRefresh = preset.SendScopeOnRefresh
+	conf.ScopeSeparator = preset.ScopeSeparator
+	conf.BasicRaw = preset.BasicRaw
+	conf.BodyFormat = oauth.BodyFormat(preset.BodyFormat)
+	if preset.TokenPath != "" {
+		conf.TokenPath = []string{preset.TokenPath}
+	}
+}
+
+// revokeAs sets how a preset's server wants to be told that a connection has ended; nothing if that cannot be said to it, since
+// asking in a way that the server does not understand would revoke nothing.
+func revokeAs(conf *oauth.Config, preset *provider.Provider) {
+	shape, ok := revocationShape(preset.Revocation)
+	if !ok || preset.RevocationEndpoint == "" {
+		return
+	}
+	conf.RevocationEndpoint = strings.ReplaceAll(preset.RevocationEndpoint, "{client_id}", url.PathEscape(conf.ClientID))
+	conf.Revocation = shape
+}
+
+// revocationShape translates how a provider wants to be told, or reports that it cannot.
+func revocationShape(r provider.Revocation) (shape oauth.RevocationShape, ok bool) {
+	shape = oauth.RevocationShape{Method: r.Method, Format: oauth.BodyFormat(r.Body), Names: make(map[string]string)}
+	switch r.Auth {
+	case provider.AuthClient, "":
+	case provider.AuthClientBasic:
+		shape.Auth = oauth.RevokeWithBasic
+	case provider.AuthNone:
+		shape.Auth = oauth.RevokeWithout
+	case provider.AuthAccessToken:
+		shape.Auth = oauth.RevokeWithToken
+		if r.Body == "" {
+			shape.Format = oauth.FormatNone
+		}
+	default:
+		return oauth.RevocationShape{}, false
+	}
+	for name, value := range r.Fields {
+		if value != "{refresh_token}" && value != "{access_token}" {
+			return oauth.RevocationShape{}, false
+		}
+		shape.Names["token"] = name
+	}
+	return shape, true
+}
+
+// revokesAccessToken reports whether a provider wants to be told of the access token, or told by it.
+func revokesAccessToken(r provider.Revocation) bool {
+	for _, value := range r.Fields {
+		if value == "{access_token}" {
+			return true
+		}
+	}
+	return r.Auth == provider.AuthAccessToken
+}
+
+func hasUnknownCompanion(preset *provider.Provider) bool {
+	_, unknown := companions(preset)
+	return unknown != ""
+}
+
+// companions returns the headers that a provider's API wants besides the token. Those that are made of what a test call finds
+// out are not known here.
+func companions(preset *provider.Provider) (headers map[string]string, unknown string) {
+	headers = make(map[string]string, len(preset.APIHeaders))
+	for name, value := range preset.APIHeaders {
+		if strings.Contains(value, "{") {
+			return nil, name
+		}
+		headers[http.CanonicalHeaderKey(name)] = value
+	}
+	return headers, ""
+}
