@@ -38,7 +38,7 @@ xcaddy: bin/xcaddy ## builds bin/caddy-xcaddy the way users do, and runs the qui
 lint: bin/golangci-lint ## golangci-lint, shellcheck and a syntax check of the lab
 	scripts/install-parts lint
 	bin/golangci-lint run --build-tags integration
-	shellcheck .ci/run scripts/*
+	shellcheck .ci/run bench/run scripts/*
 	node --check test/lab/op/server.mjs
 
 fuzz: ## every fuzz test for FUZZTIME (30s)
