@@ -174,16 +174,7 @@ func (s *recordStore) putPending(ctx context.Context, state string, p pendingV1)
 	if err != nil {
 		return err
 	}
-	key := pendingKey(p.Tenant, state)
-	ring, err := s.keys.ring(ctx, s.storage)
-	if err != nil {
-		return err
-	}
-	sealed, err := ring.Seal(plain, []byte(key))
-	if err != nil {
-		return err
-	}
-	return put(ctx, s.storage, key, sealed)
+	return s.seal(ctx, pendingKey(p.Tenant, state), plain)
 }
 
 // sweepPending removes what is too old to be finished, by the storage's own time, and refuses when too much is left.
@@ -262,17 +253,12 @@ func (s *recordStore) takePendingAt(ctx context.Context, key string, who visitor
 }
 
 func (s *recordStore) loadPending(ctx context.Context, key string) (*pendingV1, error) {
-	sealed, err := s.storage.Load(ctx, key)
+	plain, err := s.unseal(ctx, key)
+	if errors.Is(err, connection.ErrNotFound) {
+		return nil, errPendingUnknown // somebody was faster
+	}
 	if err != nil {
 		return nil, err
-	}
-	ring, err := s.keys.ring(ctx, s.storage)
-	if err != nil {
-		return nil, err
-	}
-	plain, err := ring.Open(sealed, []byte(key))
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", connection.ErrUnreadable, err)
 	}
 	p := new(pendingV1)
 	if err := json.Unmarshal(plain, p); err != nil || p.Version != 1 {

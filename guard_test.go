@@ -229,8 +229,7 @@ func TestGuardOneWriter(t *testing.T) {
 			return ok && isName(call.Fun, "put")
 		}),
 		map[string]int{
-			"storage.go recordStore.save": 1, "keys.go keySource.create": 1, "keys.go keySource.rewrap": 1,
-			"authorization.go recordStore.putPending": 1, // an authorization under way, sealed like a record
+			"storage.go recordStore.seal": 1, "keys.go keySource.create": 1, "keys.go keySource.rewrap": 1,
 		})
 }
 

@@ -36,20 +36,9 @@ func (s *recordStore) Load(ctx context.Context, id connection.ID) (connection.Re
 }
 
 func (s *recordStore) load(ctx context.Context, key string, id connection.ID) (connection.Record, error) {
-	sealed, err := s.storage.Load(ctx, key)
-	if errors.Is(err, fs.ErrNotExist) {
-		return connection.Record{}, connection.ErrNotFound
-	}
+	plain, err := s.unseal(ctx, key)
 	if err != nil {
 		return connection.Record{}, err
-	}
-	ring, err := s.keys.ring(ctx, s.storage)
-	if err != nil {
-		return connection.Record{}, err
-	}
-	plain, err := ring.Open(sealed, []byte(key))
-	if err != nil {
-		return connection.Record{}, fmt.Errorf("%w: %w", connection.ErrUnreadable, err)
 	}
 	rec, err := decodeRecord(plain)
 	if err != nil {
@@ -71,16 +60,41 @@ func (s *recordStore) save(ctx context.Context, key string, rec connection.Recor
 	if err != nil {
 		return fmt.Errorf("encode the record: %w", err)
 	}
+	return s.seal(ctx, key, plain)
+}
+
+// seal stores bytes under a key. The associated data is that key: what is moved to another place, and with it to another
+// connection, subject or tenant, does not open.
+func (s *recordStore) seal(ctx context.Context, key string, plain []byte) error {
 	ring, err := s.keys.ring(ctx, s.storage)
 	if err != nil {
 		return err
 	}
-	// The associated data is the storage key: a record that is moved to another connection, subject or tenant does not open.
 	sealed, err := ring.Seal(plain, []byte(key))
 	if err != nil {
 		return err
 	}
 	return put(ctx, s.storage, key, sealed)
+}
+
+// unseal is the reverse of seal. Its error is connection.ErrNotFound when nothing is stored there.
+func (s *recordStore) unseal(ctx context.Context, key string) ([]byte, error) {
+	sealed, err := s.storage.Load(ctx, key)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, connection.ErrNotFound
+	}
+	if err != nil {
+		return nil, err
+	}
+	ring, err := s.keys.ring(ctx, s.storage)
+	if err != nil {
+		return nil, err
+	}
+	plain, err := ring.Open(sealed, []byte(key))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", connection.ErrUnreadable, err)
+	}
+	return plain, nil
 }
 
 // put is the only place that writes to storage. What it is given is sealed already.

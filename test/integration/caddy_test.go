@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -248,12 +249,20 @@ func eventually(t *testing.T, what string, check func() error) {
 	}
 }
 
+// nextPort is where freeAddress looks next. It stays below the ports that the kernel gives out by itself, to listeners on port 0 and
+// to outgoing connections, so that nobody takes an address before it is used.
+var nextPort atomic.Int32
+
+// freeAddress returns an address on which nothing listens, a new one each time.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		address := fmt.Sprintf("127.0.0.1:%d", 25000+nextPort.Add(1))
+		if listener, err := net.Listen("tcp", address); err == nil {
+			listener.Close()
+			return address
+		}
 	}
-	defer listener.Close()
-	return listener.Addr().String()
+	t.Fatal("found no free port")
+	return ""
 }
