@@ -1,7 +1,6 @@
 package caddyoauth
 
 import (
-	"context"
 	"crypto/rand"
 	"encoding/base64"
 	"errors"
@@ -172,9 +171,9 @@ func (v *visit) authorize(name string) error {
 	return nil
 }
 
-// callback is where the provider sends the visitor back to. It goes on without them: a code can be used once.
+// callback is where the provider sends the visitor back to.
 func (v *visit) callback() error {
-	c, returnTo, err := v.app.finishAuthorization(context.WithoutCancel(v.r.Context()), v.r.URL.RawQuery, v.who)
+	c, returnTo, err := v.app.finishAuthorization(v.r.Context(), v.r.URL.RawQuery, v.who)
 	if err != nil {
 		return v.failed(c, returnTo, err)
 	}
