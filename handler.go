@@ -109,7 +109,7 @@ func (h *Handler) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	p := &plan{Context: r.Context()}
+	p := new(plan)
 	repl, _ := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	if repl != nil {
 		repl.Map(p.placeholder)
@@ -147,7 +147,7 @@ func (h *Handler) choose(repl *caddy.Replacer) (*activeConnection, error) {
 // hand passes the plan on to the transport through the request's context. The request is changed in place, since Caddy's
 // replacer keeps the pointer to the request that it was made for.
 func (h *Handler) hand(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, p *plan) error {
-	*r = *r.WithContext(p)
+	*r = *r.WithContext(context.WithValue(r.Context(), planKey{}, p))
 	err := next.ServeHTTP(w, r)
 	if !p.taken {
 		h.missed.Do(func() {
@@ -276,10 +276,8 @@ func (w *statusWatch) WriteHeader(status int) {
 // planKey is the context key of a *plan.
 type planKey struct{}
 
-// plan is what the handler hands to the transport for one request. It is the request's context at the same time, which
-// spares the allocation of a value context on the hot path.
+// plan is what the handler hands to the transport for one request.
 type plan struct {
-	context.Context
 	conn   *activeConnection
 	source *connection.Source
 	token  *connection.Published
@@ -301,14 +299,6 @@ func (p *plan) copyOf(req *http.Request) *http.Request {
 	p.outUsed = true
 	*out = *req
 	return out
-}
-
-// Value implements context.Context.
-func (p *plan) Value(key any) any {
-	if key == (planKey{}) {
-		return p
-	}
-	return p.Context.Value(key)
 }
 
 // placeholder gives what may be shown of the request's token. There is no placeholder for the token itself.
