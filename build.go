@@ -114,8 +114,7 @@ func (c *Connection) build(name string) (*built, error) {
 	out.injection = c.buildInjection(r, preset)
 	out.allow = c.buildAllowList(r, preset)
 	out.consent = c.buildConsent(r, preset, conf)
-	title, _, _ := strings.Cut(preset.Title, " (") // what follows is for operators
-	out.consent.title = cmp.Or(title, name)
+	out.consent.title = cmp.Or(out.consent.title, name)
 	if len(r.faults) > 0 {
 		return nil, fmt.Errorf("connection %q: %w", name, errors.Join(r.faults...))
 	}
@@ -208,7 +207,9 @@ func (c *Connection) buildConsent(r *resolver, preset *provider.Provider, conf o
 		params = make(map[string]string, len(c.AuthParams))
 	}
 	maps.Copy(params, r.params("auth_param", c.AuthParams))
+	title, _, _ := strings.Cut(preset.Title, " (") // what follows is for operators
 	return consent{
+		title:      title,
 		issuer:     r.text("issuer", c.Issuer),
 		clientID:   conf.ClientID,
 		authParams: params,

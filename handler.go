@@ -259,17 +259,15 @@ func keepOnConnection(header http.Header, name string) {
 	header["Connection"] = []string{strings.Join(kept, ", ")}
 }
 
-// statusWatch remembers the status that was written.
+// statusWatch remembers the status that was written last: informational responses come before the one that counts.
 type statusWatch struct {
 	*caddyhttp.ResponseWriterWrapper
 	status int
 }
 
-// WriteHeader implements http.ResponseWriter. Informational responses come before the one that counts.
+// WriteHeader implements http.ResponseWriter.
 func (w *statusWatch) WriteHeader(status int) {
-	if status >= 200 || status == http.StatusSwitchingProtocols {
-		w.status = status
-	}
+	w.status = status
 	w.ResponseWriterWrapper.WriteHeader(status)
 }
 
