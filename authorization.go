@@ -107,7 +107,8 @@ func (a *App) finishAuthorization(ctx context.Context, rawQuery string, who visi
 	}
 	key := c.key
 	key.id.Subject = p.Subject
-	_, err = a.engine.source(key).Apply(ctx, c.settings, connection.Authorized(resp, c.settings, who.identity))
+	given := &connection.Consent{Requested: c.consent.scopes}
+	_, err = a.engine.source(key).Apply(ctx, c.settings, connection.Authorized(resp, given, c.settings, who.identity))
 	return c, p.ReturnTo, err
 }
 

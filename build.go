@@ -91,6 +91,7 @@ type consent struct {
 	title      string // for people: the provider's, or the connection's name
 	issuer     string // "" = not compared
 	clientID   string
+	scopes     []string // that are asked for
 	authParams map[string]string
 	pkce       bool
 	openID     bool // ask for, and check, a nonce
@@ -212,6 +213,7 @@ func (c *Connection) buildConsent(r *resolver, preset *provider.Provider, conf o
 		title:      title,
 		issuer:     r.text("issuer", c.Issuer),
 		clientID:   conf.ClientID,
+		scopes:     slices.Clone(conf.Scopes),
 		authParams: params,
 		pkce:       preset.PKCE != provider.PKCEOmit,
 		openID:     slices.Contains(conf.Scopes, "openid"),

@@ -243,7 +243,7 @@ func publishedWith(t *testing.T, access string) *connection.Published {
 	}.Complete()
 	source := connection.NewSource(connection.ID{Connection: "api"}, "f", func() *connection.Settings { return set })
 	resp := &oauth.TokenResponse{AccessToken: secret.New(access), TokenType: "Bearer", SentAt: time.Now(), ExpiresAt: time.Now().Add(time.Hour)}
-	p, err := source.Apply(t.Context(), set, connection.Authorized(resp, set, "test"))
+	p, err := source.Apply(t.Context(), set, connection.Authorized(resp, nil, set, "test"))
 	if err != nil {
 		t.Fatal(err)
 	}

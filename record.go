@@ -44,6 +44,16 @@ type tokenSetV1 struct {
 	Nonce        string          `json:"nonce,omitempty"`
 	By           string          `json:"by,omitempty"`
 	Response     json.RawMessage `json:"response,omitempty"`
+	Consent      *consentV1      `json:"consent,omitempty"`
+}
+
+type consentV1 struct {
+	Requested []string          `json:"requested,omitempty"`
+	Fields    map[string]string `json:"fields,omitempty"`
+	Callback  map[string]string `json:"callback,omitempty"`
+	AccountID string            `json:"account_id,omitempty"`
+	Label     string            `json:"label,omitempty"`
+	Found     map[string]string `json:"found,omitempty"`
 }
 
 type intentV1 struct {
@@ -91,6 +101,7 @@ func encodeTokenSet(set connection.TokenSet) *tokenSetV1 {
 		Generation: set.Generation, AccessToken: set.AccessToken.Reveal(), RefreshToken: set.RefreshToken.Reveal(),
 		TokenType: set.TokenType, Scope: set.Scope, IssuedAt: set.IssuedAt.UTC(), ExpiresAt: set.ExpiresAt.UTC(),
 		Reason: string(set.Reason), Nonce: set.Nonce, By: set.By, Response: json.RawMessage(set.Response.Reveal()),
+		Consent: (*consentV1)(set.Consent),
 	}
 }
 
@@ -140,5 +151,6 @@ func decodeTokenSet(in tokenSetV1) connection.TokenSet {
 		Generation: in.Generation, AccessToken: secret.New(in.AccessToken), RefreshToken: secret.New(in.RefreshToken),
 		TokenType: in.TokenType, Scope: in.Scope, IssuedAt: in.IssuedAt, ExpiresAt: in.ExpiresAt,
 		Reason: connection.Reason(in.Reason), Nonce: in.Nonce, By: in.By, Response: secret.New(string(in.Response)),
+		Consent: (*connection.Consent)(in.Consent),
 	}
 }

@@ -18,7 +18,7 @@ import (
 // fails, stored tokens have become unreadable.
 func TestRecordGoldens(t *testing.T) {
 	t.Parallel()
-	want := map[string]connection.Record{"v1.json": fullRecord(), "v1-minimal.json": minimalRecord(), "v1-failing.json": failingRecord()}
+	want := map[string]connection.Record{"v1.json": fullRecord(), "v1-minimal.json": minimalRecord(), "v1-failing.json": failingRecord(), "v1-consent.json": consentRecord()}
 	files, err := filepath.Glob("testdata/records/*.json")
 	if err != nil || len(files) != len(want) {
 		t.Fatalf("found %d goldens, know %d (%v)", len(files), len(want), err)
@@ -62,6 +62,16 @@ func fullRecord() connection.Record {
 	}
 }
 
+func consentRecord() connection.Record {
+	rec := fullRecord()
+	rec.Intent, rec.Failure, rec.Current.Reason, rec.Current.By = nil, nil, connection.ReasonAuthorized, "jane"
+	rec.Current.Consent = &connection.Consent{
+		Requested: []string{"a", "b"}, Fields: map[string]string{"region": "eu"}, Callback: map[string]string{"realmId": "4620816365"},
+		AccountID: "u-17", Label: "Jane's Drive", Found: map[string]string{"xero_tenant_id": "70784a63"},
+	}
+	return rec
+}
+
 func minimalRecord() connection.Record {
 	return connection.Record{
 		ID: connection.ID{Connection: "api"}, Fingerprint: "ffeeddccbbaa99887766554433221100", Status: connection.StatusPending, UpdatedAt: at2026(0),
@@ -95,8 +105,8 @@ func sameRecord(a, b connection.Record) bool {
 func TestRecordKeepsEveryField(t *testing.T) {
 	t.Parallel()
 	rec := fullRecord()
-	rec.Current.By = "someone@example.com" // came after the golden was written
-	for _, value := range []any{rec, rec.ID, rec.Current, *rec.Intent, *rec.Failure} {
+	rec.Current.By, rec.Current.Consent = "someone@example.com", consentRecord().Current.Consent // came after the golden was written
+	for _, value := range []any{rec, rec.ID, rec.Current, *rec.Intent, *rec.Failure, *rec.Current.Consent} {
 		fields := reflect.ValueOf(value)
 		for i := range fields.NumField() {
 			if fields.Field(i).IsZero() {

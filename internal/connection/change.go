@@ -15,15 +15,15 @@ import (
 type Change func(rec Record, now time.Time) (Record, error)
 
 // Authorized is the change after a person has authorized: the token response becomes the next generation, whatever state the
-// connection was in. by is who did it.
-func Authorized(resp *oauth.TokenResponse, set *Settings, by string) Change {
+// connection was in. given is what came along, and may be nil; by is who did it.
+func Authorized(resp *oauth.TokenResponse, given *Consent, set *Settings, by string) Change {
 	return func(rec Record, now time.Time) (Record, error) {
 		// Not rec.Current: a refresh token of the consent before must not live on in this one.
 		next, err := accept(TokenSet{Generation: rec.Current.Generation}, resp, set, now)
 		if err != nil {
 			return rec, err
 		}
-		next.Reason, next.By = ReasonAuthorized, by
+		next.Reason, next.By, next.Consent = ReasonAuthorized, by, given
 		return refreshed(rec, next, now), nil
 	}
 }

@@ -23,7 +23,7 @@ func consent(name string) *oauth.TokenResponse {
 // authorize carries out the change after a person has authorized.
 func (i *instance) authorize(name string) *connection.Published {
 	i.t.Helper()
-	p, err := i.Apply(i.t.Context(), i.set, connection.Authorized(consent(name), i.set, "jane"))
+	p, err := i.Apply(i.t.Context(), i.set, connection.Authorized(consent(name), nil, i.set, "jane"))
 	if err != nil {
 		i.t.Fatalf("authorize: %v", err)
 	}
@@ -74,7 +74,7 @@ func TestAuthorizedWithoutRefreshToken(t *testing.T) {
 		i := authorized(t, time.Hour)
 		resp := consent("bare")
 		resp.RefreshToken = secret.Text{}
-		p, err := i.Apply(t.Context(), i.set, connection.Authorized(resp, i.set, ""))
+		p, err := i.Apply(t.Context(), i.set, connection.Authorized(resp, nil, i.set, ""))
 		is(t, "error", err, nil)
 		is(t, "no refresh token", p.TokenSet().RefreshToken.IsZero(), true)
 	})
@@ -86,7 +86,7 @@ func TestTokenWithoutEnd(t *testing.T) {
 		i := newInstance(t, people)
 		resp := consent("endless")
 		resp.RefreshToken, resp.ExpiresAt = secret.Text{}, time.Time{}
-		if _, err := i.Apply(t.Context(), i.set, connection.Authorized(resp, i.set, "")); err != nil {
+		if _, err := i.Apply(t.Context(), i.set, connection.Authorized(resp, nil, i.set, "")); err != nil {
 			t.Fatal(err)
 		}
 		later(5 * 365 * 24 * time.Hour)
@@ -118,7 +118,7 @@ func TestChangeGoesOnWithoutItsCaller(t *testing.T) {
 		i.store.Change(func(f *storetest.Faults) { f.Latency = time.Second })
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
-		_, err := i.Apply(ctx, i.set, connection.Authorized(consent("one"), i.set, "jane"))
+		_, err := i.Apply(ctx, i.set, connection.Authorized(consent("one"), nil, i.set, "jane"))
 		is(t, "the caller has left", errors.Is(err, context.DeadlineExceeded), true)
 		i.drain()
 		is(t, "stored all the same", i.store.Get(alice).Current.AccessToken.Reveal(), "access-one")
@@ -168,7 +168,7 @@ func TestFailedChangeDisturbsNobody(t *testing.T) {
 		i.generation(1)
 		expired := consent("late")
 		expired.ExpiresAt = time.Now().Add(-time.Second)
-		if _, err := i.Apply(t.Context(), i.set, connection.Authorized(expired, i.set, "jane")); err == nil {
+		if _, err := i.Apply(t.Context(), i.set, connection.Authorized(expired, nil, i.set, "jane")); err == nil {
 			t.Fatal("an expired token was accepted")
 		}
 		is(t, "requests without a token", i.traffic(time.Minute, time.Second), 0)

@@ -85,6 +85,18 @@ type TokenSet struct {
 	Nonce        string      // which process obtained it
 	By           string      // who authorized, rolled back or disconnected; "" for refreshes
 	Response     secret.Text // the whole response without the two tokens, as JSON
+	Consent      *Consent    // what the authorization brought besides the tokens; nil for machines. Never changed, only replaced
+}
+
+// Consent is what a person's authorization brought along besides the tokens. It goes on from generation to generation until the
+// next authorization. Nothing in it is secret, but it is about a person: logs show none of it.
+type Consent struct {
+	Requested []string          // the scopes that were asked for
+	Fields    map[string]string // what the person was asked for before (region, shop, ...)
+	Callback  map[string]string // parameters of the way back that templates may use (realmId, ...)
+	AccountID string            // identifies the account at the provider, as the test call found; "" = not known
+	Label     string            // names the account for people; "" = not known
+	Found     map[string]string // further fields that the test call found (xero_tenant_id, ...)
 }
 
 // Intent is written before the token endpoint is called. One that is found later means: the outcome is unknown.

@@ -46,6 +46,7 @@ func accept(current TokenSet, resp *oauth.TokenResponse, s *Settings, now time.T
 		ExpiresAt:   resp.ExpiresAt,
 		Response:    resp.Response,
 		Nonce:       s.Nonce,
+		Consent:     current.Consent,
 	}
 	if s.Grant == oauth.GrantRefreshToken {
 		next.RefreshToken = resp.RefreshToken

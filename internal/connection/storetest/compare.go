@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"reflect"
 	"testing"
 	"time"
 
@@ -37,6 +38,7 @@ func same(t *testing.T, got, want connection.Record) {
 	check("reason", g.Reason == w.Reason)
 	check("nonce", g.Nonce == w.Nonce)
 	check("response", g.Response.Equal(w.Response))
+	check("consent", reflect.DeepEqual(g.Consent, w.Consent))
 	moment("issue time", g.IssuedAt, w.IssuedAt)
 	moment("expiry", g.ExpiresAt, w.ExpiresAt)
 

@@ -62,6 +62,10 @@ func sampleSet(generation uint64) connection.TokenSet {
 		AccessToken: secret.New(fmt.Sprintf("access-%d \x00\"\u2028é", generation)), RefreshToken: secret.New(fmt.Sprintf("refresh-%d", generation)),
 		TokenType: "bEaReR", Scope: "read:all write", IssuedAt: at(-time.Minute), ExpiresAt: at(time.Hour),
 		Reason: connection.ReasonAhead, Nonce: "process-1", Response: secret.New(`{"expires_in":3600,"instance_url":"https://eu.example"}`),
+		Consent: &connection.Consent{
+			Requested: []string{"read:all"}, Fields: map[string]string{"shop": "é\u2028"}, Callback: map[string]string{"realmId": "1"},
+			AccountID: "17", Label: "Jane's \"Drive\"", Found: map[string]string{"tenant": "t"},
+		},
 	}
 }
 
