@@ -161,10 +161,10 @@ func (c *Connection) wire(r *resolver, preset *provider.Provider) oauth.Config {
 		r.fault("token_endpoint", errors.New("is required"))
 	}
 	shapeFor(&conf, preset)
+	c.buildAuthentication(r, &conf, preset)
 	if conf.RevocationEndpoint == "" {
 		revokeAs(&conf, preset) // else it is the user's own, and of RFC 7009
 	}
-	c.buildAuthentication(r, &conf, preset)
 	return conf
 }
 

@@ -12,7 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 )
 
-// TestDocumentedCaddyfiles adapts every Caddyfile block of README.md and docs/*.md, so that nobody copies one that does not work.
+// TestDocumentedCaddyfiles adapts every Caddyfile block of README.md and of all pages below docs, so that nobody copies one that does not work.
 //
 // A block that is a whole Caddyfile stands as it is. A fragment needs an HTML comment on the line before its fence:
 //
@@ -28,6 +28,11 @@ func TestDocumentedCaddyfiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	pages, err := filepath.Glob("docs/providers/*.md")
+	if err != nil || len(pages) == 0 {
+		t.Fatalf("found no pages of providers, %v", err)
+	}
+	files = append(files, pages...)
 	readme := 0
 	for _, file := range append(files, "README.md") {
 		raw, err := os.ReadFile(file)

@@ -1,6 +1,7 @@
 package caddyoauth
 
 import (
+	"cmp"
 	"errors"
 	"net/http"
 	"net/url"
@@ -46,6 +47,9 @@ func shapeFor(conf *oauth.Config, preset *provider.Provider) {
 	conf.ScopeSeparator = preset.ScopeSeparator
 	conf.BasicRaw = preset.BasicRaw
 	conf.BodyFormat = oauth.BodyFormat(preset.BodyFormat)
+	conf.Codes = oauth.Codes{
+		Revoked: preset.Errors.Revoked, Misconfigured: preset.Errors.Misconfigured, RetryLater: preset.Errors.RetryLater,
+	}
 	if preset.TokenPath != "" {
 		conf.TokenPath = []string{preset.TokenPath}
 	}
@@ -55,35 +59,47 @@ func shapeFor(conf *oauth.Config, preset *provider.Provider) {
 // asking in a way that the server does not understand would revoke nothing.
 func revokeAs(conf *oauth.Config, preset *provider.Provider) {
 	shape, ok := revocationShape(preset.Revocation)
-	if !ok || preset.RevocationEndpoint == "" {
+	withSecret := shape.Auth == oauth.RevokeWithBasic || shape.Auth == oauth.RevokeWithPost
+	if !ok || preset.RevocationEndpoint == "" || withSecret && conf.Secret == nil {
 		return
 	}
 	conf.RevocationEndpoint = strings.ReplaceAll(preset.RevocationEndpoint, "{client_id}", url.PathEscape(conf.ClientID))
 	conf.Revocation = shape
+	if shape.Auth == oauth.RevokeWithToken && preset.HeaderName != "Authorization" {
+		conf.Revocation.Header = preset.HeaderName // as at the API
+	}
+}
+
+// revocationAuth translates by what a provider has a revocation authorized. What is missing has no translation: Stripe's names
+// the account, which only a token response tells.
+var revocationAuth = map[provider.RevocationAuth]oauth.RevocationAuth{
+	"":                       oauth.RevokeAsClient,
+	provider.AuthClient:      oauth.RevokeAsClient,
+	provider.AuthClientBasic: oauth.RevokeWithBasic,
+	provider.AuthClientPost:  oauth.RevokeWithPost,
+	provider.AuthNone:        oauth.RevokeWithout,
+	provider.AuthAccessToken: oauth.RevokeWithToken,
 }
 
 // revocationShape translates how a provider wants to be told, or reports that it cannot.
 func revocationShape(r provider.Revocation) (shape oauth.RevocationShape, ok bool) {
-	shape = oauth.RevocationShape{Method: r.Method, Format: oauth.BodyFormat(r.Body), Names: make(map[string]string)}
-	switch r.Auth {
-	case provider.AuthClient, "":
-	case provider.AuthClientBasic:
-		shape.Auth = oauth.RevokeWithBasic
-	case provider.AuthNone:
-		shape.Auth = oauth.RevokeWithout
-	case provider.AuthAccessToken:
-		shape.Auth = oauth.RevokeWithToken
-		if r.Body == "" {
-			shape.Format = oauth.FormatNone
-		}
-	default:
+	auth, known := revocationAuth[r.Auth]
+	if !known {
 		return oauth.RevocationShape{}, false
 	}
+	shape = oauth.RevocationShape{
+		Method: r.Method, Format: oauth.BodyFormat(cmp.Or(r.Body, provider.BodyFormat(oauth.FormatNone))), Auth: auth,
+		Names: map[string]string{"token_type_hint": ""}, Gone: r.Gone, // a hint only where the provider is known to take one
+	}
 	for name, value := range r.Fields {
-		if value != "{refresh_token}" && value != "{access_token}" {
+		switch value {
+		case "{refresh_token}", "{access_token}":
+			shape.Names["token"] = name
+		case "refresh_token": // what the token is; oauth.Client says so itself
+			shape.Names["token_type_hint"] = name
+		default:
 			return oauth.RevocationShape{}, false
 		}
-		shape.Names["token"] = name
 	}
 	return shape, true
 }

@@ -1,8 +1,12 @@
 package caddyoauth
 
 import (
+	"cmp"
+	"encoding/json"
+	"errors"
 	"maps"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"slices"
 	"strings"
@@ -217,7 +221,7 @@ func TestPresetRevocation(t *testing.T) {
 	t.Parallel()
 	for name, want := range map[string][2]bool{ // revocable, by the access token
 		"google": {true, false}, "salesforce": {true, false}, "github": {true, true}, "slack": {true, true}, "dropbox": {true, true},
-		"zoom": {true, true}, "keycloak": {false, false}, "microsoft": {false, true},
+		"zoom": {true, true}, "keycloak": {true, false}, "microsoft": {false, true}, "hubspot": {true, false}, "stripe": {false, false},
 	} {
 		conn, _ := presetOf(t, name)
 		b, err := conn.build("api")
@@ -230,6 +234,66 @@ func TestPresetRevocation(t *testing.T) {
 		conn.RevocationEndpoint = "https://idp.example/revoke"
 		if b, err = conn.build("api"); err != nil || !b.consent.revocable || b.consent.revokeAccess {
 			t.Errorf("%s: an endpoint of one's own is that of RFC 7009: %v", name, err)
+		}
+	}
+}
+
+// TestPresetRevocationIsTold: every preset whose revocation ends no more than the one connection is told of it; a shape that
+// cannot be translated would be left out without a word.
+func TestPresetRevocationIsTold(t *testing.T) {
+	t.Parallel()
+	for _, name := range provider.Names() {
+		if _, refused := refusedPresets[name]; refused {
+			continue
+		}
+		conn, preset := presetOf(t, name)
+		b, err := conn.build("api")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := preset.RevocationEndpoint != "" && preset.Revocation.Automatic(); b.consent.revocable != want {
+			t.Errorf("%s: told of the end of a connection: %v, want %v", name, b.consent.revocable, want)
+		}
+		conn.ClientSecret, conn.ClientAuth = "", string(oauth.None)
+		if _, err := conn.build("api"); err != nil {
+			t.Errorf("%s, without a secret: %v", name, err)
+		}
+	}
+}
+
+// TestPresetCodes: each code of a preset's table is taken for what the table says, in whatever case it comes.
+func TestPresetCodes(t *testing.T) {
+	t.Parallel()
+	code, status := "", 0
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(status)
+		_ = json.NewEncoder(w).Encode(map[string]any{"ok": false, "error": code, "message": "in words"})
+	}))
+	t.Cleanup(server.Close)
+	for _, name := range provider.Names() {
+		if _, refused := refusedPresets[name]; refused {
+			continue
+		}
+		conn, preset := presetOf(t, name)
+		conn.TokenEndpoint = server.URL
+		b, err := conn.build("api")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for class, codes := range map[oauth.Class][]string{
+			oauth.Revoked: preset.Errors.Revoked, oauth.Misconfigured: preset.Errors.Misconfigured, oauth.RetryLater: preset.Errors.RetryLater,
+		} {
+			for i, listed := range codes {
+				code, status = listed, cmp.Or(preset.Errors.RevokedStatus, http.StatusBadRequest)
+				if i%2 == 0 {
+					code = strings.ToUpper(listed)
+				}
+				_, err := b.client.Refresh(t.Context(), secret.New("some-refresh-token"))
+				var failure *oauth.Error
+				if !errors.As(err, &failure) || failure.Class != class {
+					t.Errorf("%s: %s is %v, want %s", name, listed, err, class)
+				}
+			}
 		}
 	}
 }

@@ -161,7 +161,7 @@ func (c *Client) refusedMetadata(r *reply) *Error {
 		return nil
 	case r.status >= 300 && r.status < 400:
 		return c.redirected(r)
-	case classify("", r.status, "", false) == RetryLater:
+	case Codes{}.classify("", r.status, "", false) == RetryLater:
 		e := newError(RetryLater, "metadata_unavailable", "authorization server cannot show its metadata now: HTTP "+
 			strconv.Itoa(r.status)+"; it is asked again later")
 		e.Status, e.RetryAfter = r.status, retryAfter(r, nil, RetryLater)

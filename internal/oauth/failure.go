@@ -2,6 +2,7 @@ package oauth
 
 import (
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -118,6 +119,38 @@ var badCodeCodes = map[string]bool{
 	"code_already_used":     true, // Slack
 }
 
+// Codes are the words that one server has for a refusal, besides the registered ones. They are compared without regard to case.
+type Codes struct {
+	Revoked       []string // the refresh token is dead; of no meaning for other grants
+	Misconfigured []string
+	RetryLater    []string
+}
+
+// normalized returns a copy in lower case.
+func (c Codes) normalized() Codes {
+	lower := func(codes []string) (out []string) {
+		for _, code := range codes {
+			out = append(out, strings.ToLower(code))
+		}
+		return out
+	}
+	return Codes{Revoked: lower(c.Revoked), Misconfigured: lower(c.Misconfigured), RetryLater: lower(c.RetryLater)}
+}
+
+// class returns what a code, in lower case, means at this server; 0 if it is not one of its own.
+func (c Codes) class(grant, code string) Class {
+	switch {
+	case code == "":
+	case slices.Contains(c.RetryLater, code):
+		return RetryLater
+	case slices.Contains(c.Misconfigured, code):
+		return Misconfigured
+	case slices.Contains(c.Revoked, code) && grant == GrantRefreshToken:
+		return Revoked
+	}
+	return 0
+}
+
 func knownCode(code string) bool {
 	code = strings.ToLower(code)
 	return refusedClientCodes[code] || clientSideCodes[code] || ownRequestCodes[code] ||
@@ -126,11 +159,16 @@ func knownCode(code string) bool {
 
 // classify is the one place that decides. The status comes first where it speaks of the server's health: a gateway that
 // fails may send anything along.
-func classify(grant string, status int, code string, html bool) Class {
+func (c Codes) classify(grant string, status int, code string, html bool) Class {
 	code = strings.ToLower(code)
+	own := c.class(grant, code)
 	switch {
 	case status >= 500, status == http.StatusRequestTimeout, status == http.StatusTooEarly,
-		status == http.StatusTooManyRequests, transientCodes[code]:
+		status == http.StatusTooManyRequests:
+		return RetryLater
+	case own != 0:
+		return own
+	case transientCodes[code]:
 		return RetryLater
 	case refusedClientCodes[code], clientSideCodes[code]:
 		return Misconfigured
@@ -159,7 +197,7 @@ func (e *Error) refusedClient() bool {
 
 // refusal makes the error for an answer that grants nothing. code has passed [showable] and may be "".
 func (c *Client) refusal(x *exchange, r *reply, code string) *Error {
-	e := &Error{Code: code, Status: r.status, Class: classify(x.grant, r.status, code, r.isHTML())}
+	e := &Error{Code: code, Status: r.status, Class: c.cfg.Codes.classify(x.grant, r.status, code, r.isHTML())}
 	said := "HTTP " + strconv.Itoa(r.status)
 	if code != "" {
 		said = code + " (" + strconv.Itoa(r.status) + ")"

@@ -105,6 +105,36 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// TestOwnCodes: what a server's own words mean counts before what they mean elsewhere, but not before its health.
+func TestOwnCodes(t *testing.T) {
+	t.Parallel()
+	var code string
+	var status int
+	endpoint := serve(t, func(w http.ResponseWriter, r *http.Request) { answer(status, jsonKind, `{"error":"`+code+`"}`)(w, r) })
+	c := newTestClient(t, Config{TokenEndpoint: endpoint, Secret: fixed("cs+1"), Codes: Codes{
+		Revoked: []string{"Account_Closed", "unauthorized_client"}, Misconfigured: []string{"app_disabled"}, RetryLater: []string{"invalid_grant"},
+	}})
+	for _, tc := range []struct {
+		status   int
+		code     string
+		refresh  Class
+		machines Class
+	}{
+		{400, "ACCOUNT_CLOSED", Revoked, Unrecognized},
+		{400, "unauthorized_client", Revoked, Misconfigured},
+		{400, "app_disabled", Misconfigured, Misconfigured},
+		{400, "invalid_grant", RetryLater, RetryLater},
+		{400, "bad_refresh_token", Revoked, Misconfigured}, // the general list still counts
+		{503, "account_closed", RetryLater, RetryLater},
+	} {
+		code, status = tc.code, tc.status
+		token, err := c.Refresh(t.Context(), secret.New("r-1"))
+		expect(t, mustFail(t, token, err), tc.refresh, tc.code)
+		token, err = c.ClientCredentials(t.Context())
+		expect(t, mustFail(t, token, err), tc.machines, tc.code)
+	}
+}
+
 func TestErrorTexts(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {

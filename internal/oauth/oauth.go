@@ -98,6 +98,9 @@ type Config struct {
 	BasicRaw     bool              // client_secret_basic without the form-encoding, for servers that do not decode
 	ExtraHeaders map[string]string // on every request to the server; none that the protocol or a field above owns
 
+	// Codes are this server's own words for a refusal; they count before those that this package knows.
+	Codes Codes
+
 	// TokenPath lists where a granted answer may hold the access token, as member names joined by dots; the first place
 	// that holds one counts. refresh_token, expires_in, scope and token_type are read beside it. Empty means
 	// "access_token". A refresh also finds it there whatever the list says: Slack hands out a user token as
@@ -116,7 +119,7 @@ var ownParams = []string{
 func (c Config) withDefaults() Config {
 	c.Scopes, c.Resources, c.Params = slices.Clone(c.Scopes), slices.Clone(c.Resources), maps.Clone(c.Params)
 	c.RefreshParams, c.ExtraHeaders = maps.Clone(c.RefreshParams), maps.Clone(c.ExtraHeaders)
-	c.TokenPath, c.Revocation = slices.Clone(c.TokenPath), c.Revocation.clone()
+	c.TokenPath, c.Revocation, c.Codes = slices.Clone(c.TokenPath), c.Revocation.clone(), c.Codes.normalized()
 	if c.ScopeSeparator == "" {
 		c.ScopeSeparator = " "
 	}

@@ -335,6 +335,7 @@ func TestNewClientRefusesShapes(t *testing.T) {
 		"gone with 200":          revocation(RevocationShape{Gone: []int{200}}),
 		"secret missing":         {Method: None, Revocation: RevocationShape{Auth: RevokeWithSecret}},
 		"basic without secret":   {Method: None, Revocation: RevocationShape{Auth: RevokeWithBasic}},
+		"post without secret":    {Method: None, Revocation: RevocationShape{Auth: RevokeWithPost}},
 	} {
 		cfg.TokenEndpoint = "https://a.example/token"
 		if cfg.ClientID == "" {

@@ -25,6 +25,7 @@ type RevocationAuth string
 const (
 	RevokeAsClient   RevocationAuth = ""       // as the token endpoint: RFC 7009 section 2.1
 	RevokeWithBasic  RevocationAuth = "basic"  // client id and secret in a Basic header, whatever Method says (GitHub)
+	RevokeWithPost   RevocationAuth = "post"   // client id and secret in the body, whatever Method says (HubSpot, Box)
 	RevokeWithSecret RevocationAuth = "secret" // the client secret alone in Authorization (Stripe, Square)
 	RevokeWithToken  RevocationAuth = "token"  // the token that is to die (Slack, Dropbox, Shopify)
 	RevokeWithout    RevocationAuth = "none"   // nothing; holding the token is enough (Google)
@@ -60,7 +61,7 @@ func (s *RevocationShape) usesSecret(method Method) bool {
 	switch s.Auth {
 	case RevokeAsClient:
 		return method.usesSecret()
-	case RevokeWithBasic, RevokeWithSecret:
+	case RevokeWithBasic, RevokeWithPost, RevokeWithSecret:
 		return true
 	}
 	return false
@@ -75,7 +76,7 @@ func (c *Config) checkRevocation() error {
 	case !slices.Contains([]BodyFormat{"", FormatForm, FormatJSON, FormatNone}, s.Format):
 		return fmt.Errorf("unknown revocation body format %q: form, json or none", s.Format)
 	case !slices.Contains([]RevocationAuth{
-		RevokeAsClient, RevokeWithBasic, RevokeWithSecret, RevokeWithToken, RevokeWithout,
+		RevokeAsClient, RevokeWithBasic, RevokeWithPost, RevokeWithSecret, RevokeWithToken, RevokeWithout,
 	}, s.Auth):
 		return fmt.Errorf("unknown revocation authentication %q", s.Auth)
 	case s.usesSecret(c.Method) && c.Secret == nil:
@@ -157,9 +158,9 @@ func (c *Client) newRevocation(ctx context.Context, x *exchange, clientSecret se
 		authorization, header = form.Get("token"), s.Header
 	case s.Auth == RevokeWithToken:
 		authorization = scheme + " " + form.Get("token")
-	case s.Auth == RevokeAsClient:
+	case s.Auth == RevokeAsClient, s.Auth == RevokeWithPost:
 		form.Set("client_id", c.cfg.ClientID)
-		if c.cfg.Method == ClientSecretPost {
+		if s.Auth == RevokeWithPost || c.cfg.Method == ClientSecretPost {
 			form.Set("client_secret", clientSecret.Reveal())
 		}
 	}

@@ -71,6 +71,9 @@ func TestRevocationShapes(t *testing.T) {
 		"shopify": {ClientSecretPost, RevocationShape{
 			Method: "DELETE", Format: FormatNone, Auth: RevokeWithToken, Header: "X-Shopify-Access-Token",
 		}, wish{method: "DELETE", shopify: "to/k"}},
+		"hubspot, box": {ClientSecretBasic, RevocationShape{Auth: RevokeWithPost, Names: map[string]string{"token_type_hint": ""}}, wish{
+			method: "POST", kind: formKind, body: "client_id=caddy&client_secret=cs%2B1&token=to%2Fk",
+		}},
 		"square": {ClientSecretPost, RevocationShape{
 			Format: FormatJSON, Auth: RevokeWithSecret, Scheme: "Client", Names: map[string]string{"token": "access_token"},
 		}, wish{method: "POST", kind: jsonKind, authorization: "Client cs+1", body: `{"access_token":"to/k","client_id":"caddy"}`}},

@@ -22,7 +22,7 @@ var code = []Provider{
 		TokenEndpoint:         "https://github.com/login/oauth/access_token",
 		RevocationEndpoint:    "https://api.github.com/applications/{client_id}/token",
 		Revocation: Revocation{
-			Method: "DELETE", Auth: AuthClientBasic, Body: JSON, Kills: KillsToken,
+			Method: "DELETE", Auth: AuthClientBasic, Body: JSON, Kills: KillsToken, Gone: []int{404, 422},
 			Fields: map[string]string{"access_token": "{access_token}"},
 		},
 		ClientAuth:             words(secretPost + " " + secretBasic),
@@ -68,7 +68,7 @@ var code = []Provider{
 		TokenEndpoint:         "https://{host}/login/oauth/access_token",
 		RevocationEndpoint:    "https://{host}/api/v3/applications/{client_id}/token",
 		Revocation: Revocation{
-			Method: "DELETE", Auth: AuthClientBasic, Body: JSON, Kills: KillsToken,
+			Method: "DELETE", Auth: AuthClientBasic, Body: JSON, Kills: KillsToken, Gone: []int{404, 422},
 			Fields: map[string]string{"access_token": "{access_token}"},
 		},
 		ClientAuth:             words(secretPost + " " + secretBasic),
@@ -218,5 +218,5 @@ var githubErrors = ErrorQuirks{
 	SuccessStatus: true,
 	RevokedStatus: 200,
 	Revoked:       words("bad_refresh_token"),
-	Misconfigured: words("incorrect_client_credentials redirect_uri_mismatch bad_verification_code"),
+	Misconfigured: words("incorrect_client_credentials redirect_uri_mismatch"),
 }

@@ -135,7 +135,7 @@ func (p *Provider) clone() *Provider {
 	} {
 		*list = slices.Clone(*list)
 	}
-	c.Params = slices.Clone(c.Params)
+	c.Params, c.Revocation.Gone = slices.Clone(c.Params), slices.Clone(c.Revocation.Gone)
 	for _, m := range c.maps() {
 		*m = maps.Clone(*m)
 	}

@@ -108,6 +108,7 @@ type Revocation struct {
 	Auth   RevocationAuth
 	Body   BodyFormat        // "" is an empty body
 	Fields map[string]string // of the body, beyond those of Auth
+	Gone   []int             // statuses, of 400 to 499, with which it says that the token was dead already
 	Kills  Radius
 }
 
