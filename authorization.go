@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -51,6 +53,7 @@ var (
 	errPendingUnknown = errors.New("finish the authorization: it was not begun here, took too long, or was finished before")
 	errPendingForeign = errors.New("finish the authorization: it was begun by somebody else, or in another browser")
 	errPendingFull    = errors.New("begin the authorization: too many are under way")
+	errOtherAnswer    = errors.New("finish the authorization: the answer is about something else than was asked for")
 )
 
 // beginAuthorization stores what the way back needs and returns where to send the person.
@@ -89,7 +92,7 @@ func (a *App) finishAuthorization(ctx context.Context, rawQuery string, who visi
 	if !ok || c.key.fingerprint != p.Fingerprint || c.key.id.Tenant != p.Tenant {
 		return nil, "", errPendingUnknown // the configuration has changed meanwhile
 	}
-	if err := answer.CheckIssuer(c.consent.issuer, false); err != nil {
+	if err := c.believe(answer, rawQuery); err != nil {
 		return c, p.ReturnTo, err
 	}
 	if answer.Error != "" {
@@ -107,9 +110,31 @@ func (a *App) finishAuthorization(ctx context.Context, rawQuery string, who visi
 	}
 	key := c.key
 	key.id.Subject = p.Subject
-	given := &connection.Consent{Requested: c.consent.scopes}
+	given := &connection.Consent{Requested: c.consent.scopes, Callback: picked(answer.Extra, c.consent.callback)}
 	_, err = a.engine.source(key).Apply(ctx, c.settings, connection.Authorized(resp, given, c.settings, who.identity))
 	return c, p.ReturnTo, err
+}
+
+// believe checks that a way back comes from the authorization server that was asked, and is about what it was asked for.
+func (c *activeConnection) believe(answer *oauth.AuthorizationResponse, rawQuery string) error {
+	if c.consent.signed {
+		if err := c.client.CheckSignature(rawQuery); err != nil {
+			return err
+		}
+	}
+	for name, asked := range c.consent.confirms {
+		if answer.Error == "" && answer.Extra[name] != asked {
+			return fmt.Errorf("%w: %s is not the one that was asked", errOtherAnswer, name)
+		}
+	}
+	return answer.CheckIssuer(c.consent.issuer, false)
+}
+
+// picked returns those parameters of the way back that are kept.
+func picked(extra map[string]string, names []string) map[string]string {
+	kept := maps.Clone(extra)
+	maps.DeleteFunc(kept, func(name, _ string) bool { return !slices.Contains(names, name) })
+	return kept
 }
 
 // deniedError is the provider's word that it does not authorize.

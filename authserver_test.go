@@ -1,8 +1,10 @@
 package caddyoauth_test
 
 import (
+	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -28,6 +30,7 @@ type authServer struct {
 	exchanges int            // requests with a code
 	reuse     int            // refresh tokens that came twice
 	revoked   []string       // tokens that came to the revocation endpoint
+	redeemed  url.Values     // the last request with a code that was good
 	issued    int64
 	lifetime  int // of access tokens, in seconds
 
@@ -36,6 +39,7 @@ type authServer struct {
 	issuer string     // sent as iss
 	down   bool       // the revocation endpoint
 	reply  string     // instead of tokens
+	signer string     // the secret that the way back is signed with
 }
 
 func newAuthServer(t *testing.T) *authServer {
@@ -95,6 +99,11 @@ func (a *authServer) authorize(w http.ResponseWriter, r *http.Request) {
 	for name, values := range a.says {
 		back[name] = values
 	}
+	if a.signer != "" {
+		mac := hmac.New(sha256.New, []byte(a.signer))
+		mac.Write([]byte(back.Encode()))
+		back.Set("hmac", hex.EncodeToString(mac.Sum(nil)))
+	}
 	http.Redirect(w, r, asked.Get("redirect_uri")+"?"+back.Encode(), http.StatusFound)
 }
 
@@ -130,10 +139,12 @@ func (a *authServer) redeem(r *http.Request) int {
 	asked, known := a.codes[r.FormValue("code")]
 	delete(a.codes, r.FormValue("code"))
 	sum := sha256.Sum256([]byte(r.FormValue("code_verifier")))
+	challenge := asked.Get("code_challenge")
 	if !known || asked.Get("client_id") != "caddy" || asked.Get("redirect_uri") != r.FormValue("redirect_uri") ||
-		asked.Get("code_challenge") != base64.RawURLEncoding.EncodeToString(sum[:]) {
+		challenge != "" && challenge != base64.RawURLEncoding.EncodeToString(sum[:]) {
 		return 0
 	}
+	a.redeemed = r.PostForm
 	return a.exchanges
 }
 

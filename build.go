@@ -98,6 +98,10 @@ type consent struct {
 	revocable  bool // ending the connection may call the revocation endpoint
 
 	revokeAccess bool // and what it wants to hear of is the access token
+
+	signed   bool              // the way back is signed with the client secret
+	callback []string          // parameters of the way back that are kept
+	confirms map[string]string // of these, those that must say what was asked for
 }
 
 // build resolves and checks the connection. It touches no network and writes nothing.
@@ -220,6 +224,10 @@ func (c *Connection) buildConsent(r *resolver, preset *provider.Provider, conf o
 		revocable:  conf.RevocationEndpoint != "" && (preset.Name == "" || c.RevocationEndpoint != "" || preset.Revocation.Automatic()),
 
 		revokeAccess: c.RevocationEndpoint == "" && revokesAccessToken(preset.Revocation),
+
+		signed:   preset.CallbackHMAC,
+		callback: preset.CallbackFields,
+		confirms: c.confirms(r, preset),
 	}
 }
 

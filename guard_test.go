@@ -206,10 +206,11 @@ var revealSites = map[string]int{
 	"internal/oauth/authorize.go Client.ExchangeCode":   2,
 	"internal/oauth/authorize.go Client.Password":       1,
 	"internal/oauth/clientauth.go Client.newRequest":    1,
-	"internal/oauth/clientauth.go Config.basic":         2,
+	"internal/oauth/clientauth.go Config.basic":         3,
 	"internal/oauth/revocation.go Client.Revoke":        2,
 	"internal/oauth/revocation.go Client.newRevocation": 2,
-	// To read an ID token's claims, to find what an answer echoes, to compare.
+	// To read an ID token's claims, to check a callback's signature, to find what an answer echoes, to compare.
+	"internal/oauth/signature.go isSignature":    1,
 	"internal/oauth/idtoken.go ParseIDToken":     1,
 	"internal/oauth/response.go Client.echoable": 1,
 	"internal/secret/secret.go Text.Equal":       2,

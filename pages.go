@@ -44,6 +44,9 @@ func explain(err error) page {
 	case errors.Is(err, errPendingForeign):
 		return page{Status: http.StatusForbidden, Title: "This was begun elsewhere",
 			Detail: "The connection was begun by somebody else, or in another browser. Nothing was connected."}
+	case errors.Is(err, errOtherAnswer):
+		return page{Status: http.StatusForbidden, Title: "That was another account",
+			Detail: "The provider answered for something else than was asked for. Nothing was connected. Please begin again."}
 	case errors.As(err, &denied):
 		return explainCode(denied.code)
 	case errors.As(err, &reply) && reply.Class == oauth.Misconfigured:

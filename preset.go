@@ -3,8 +3,10 @@ package caddyoauth
 import (
 	"cmp"
 	"errors"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/caddyoauth/caddyoauth/internal/oauth"
@@ -20,12 +22,6 @@ func (c *Connection) preset(r *resolver) *provider.Provider {
 	switch {
 	case err != nil:
 		r.fault("provider", err)
-	case preset.SecretAsUser:
-		r.fault("provider", errors.New("its way of client authentication, the secret as user name, is not supported yet"))
-	case c.grantsPeople() && len(preset.TokenParams) > 0 && !preset.CallbackHMAC:
-		r.fault("provider", errors.New("its token endpoint wants parameters that are not supported yet"))
-	case preset.CallbackHMAC && c.grantsPeople():
-		r.fault("provider", errors.New("its signed callback is not checked yet, so people cannot connect; use the grant client_credentials"))
 	case hasUnknownCompanion(preset):
 		r.fault("provider", errors.New("its API wants a header that only a test call can find out, which is not supported yet"))
 	case preset.TokenEndpoint == "" && c.TokenEndpoint == "":
@@ -36,16 +32,26 @@ func (c *Connection) preset(r *resolver) *provider.Provider {
 	return new(provider.Provider)
 }
 
-// grantsPeople reports whether the connection is not said to be one of a machine.
-func (c *Connection) grantsPeople() bool { return c.Grant != oauth.GrantClientCredentials }
+// confirms returns those fields of the way back that repeat a parameter, with the parameter's value: whoever answers for another
+// shop than the one that was asked must not be believed.
+func (c *Connection) confirms(r *resolver, preset *provider.Provider) map[string]string {
+	values := make(map[string]string)
+	for _, param := range preset.Params {
+		if given, ok := c.Provider.Params[param.Name]; ok && slices.Contains(preset.CallbackFields, param.Name) {
+			values[param.Name] = r.text("provider "+param.Name, given)
+		}
+	}
+	return values
+}
 
 // shapeFor sets the quirks of a preset's wire.
 func shapeFor(conf *oauth.Config, preset *provider.Provider) {
 	conf.RefreshEndpoint = preset.RefreshEndpoint
-	conf.RefreshParams = preset.RefreshParams
+	conf.CodeParams = unsaid(preset.TokenParams, conf.Params)
+	conf.RefreshParams = unsaid(preset.RefreshParams, conf.Params)
 	conf.SendScopeOnRefresh = preset.SendScopeOnRefresh
 	conf.ScopeSeparator = preset.ScopeSeparator
-	conf.BasicRaw = preset.BasicRaw
+	conf.BasicRaw, conf.SecretAsUser = preset.BasicRaw, preset.SecretAsUser
 	conf.BodyFormat = oauth.BodyFormat(preset.BodyFormat)
 	conf.Codes = oauth.Codes{
 		Revoked: preset.Errors.Revoked, Misconfigured: preset.Errors.Misconfigured, RetryLater: preset.Errors.RetryLater,
@@ -53,6 +59,13 @@ func shapeFor(conf *oauth.Config, preset *provider.Provider) {
 	if preset.TokenPath != "" {
 		conf.TokenPath = []string{preset.TokenPath}
 	}
+}
+
+// unsaid returns what a preset says and the user did not.
+func unsaid(preset, said map[string]string) map[string]string {
+	left := maps.Clone(preset)
+	maps.DeleteFunc(left, func(name, _ string) bool { _, is := said[name]; return is })
+	return left
 }
 
 // revokeAs sets how a preset's server wants to be told that a connection has ended; nothing if that cannot be said to it, since

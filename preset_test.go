@@ -23,10 +23,8 @@ import (
 
 // refusedPresets cannot be used for people yet; the reason is what their operator reads.
 var refusedPresets = map[string]string{
-	"oidc":        "its endpoints come from discovery",
-	"shopify":     "its signed callback is not checked yet",
-	"stripe_apps": "the secret as user name, is not supported yet",
-	"xero":        "a header that only a test call can find out",
+	"oidc": "its endpoints come from discovery",
+	"xero": "a header that only a test call can find out",
 }
 
 // presetOf is a connection with a preset and the examples of its parameters.

@@ -35,7 +35,7 @@ func NewClient(cfg Config) (*Client, error) {
 			c.stands(values...)
 		}
 	}
-	for _, values := range []map[string]string{cfg.Params, cfg.RefreshParams, cfg.ExtraHeaders, cfg.Revocation.Params} {
+	for _, values := range []map[string]string{cfg.Params, cfg.CodeParams, cfg.RefreshParams, cfg.ExtraHeaders, cfg.Revocation.Params} {
 		for _, value := range values {
 			c.stands(value)
 		}
@@ -100,10 +100,10 @@ func (c *Client) newExchange(grant string) *exchange {
 	for name, value := range c.cfg.Params {
 		x.form.Set(name, value)
 	}
-	if grant == GrantRefreshToken {
-		for name, value := range c.cfg.RefreshParams {
-			x.form.Set(name, value)
-		}
+	for name, value := range map[string]map[string]string{
+		GrantAuthorizationCode: c.cfg.CodeParams, GrantRefreshToken: c.cfg.RefreshParams,
+	}[grant] {
+		x.form.Set(name, value)
 	}
 	if c.cfg.Audience != "" {
 		x.form.Set("audience", c.cfg.Audience)

@@ -58,10 +58,14 @@ func (c *Client) message(ctx context.Context, method, target string, content pay
 }
 
 // basic is the value of a Basic header. Both parts are form-urlencoded first (RFC 6749 section 2.3.1), which is also
-// what keeps a ':' in the id apart from the separator; [Config.BasicRaw] is for the servers that never decode.
+// what keeps a ':' in the id apart from the separator; [Config.BasicRaw] and [Config.SecretAsUser] are for servers that
+// want it otherwise.
 func (c *Config) basic(clientSecret secret.Text) string {
 	pair := url.QueryEscape(c.ClientID) + ":" + url.QueryEscape(clientSecret.Reveal())
-	if c.BasicRaw {
+	switch {
+	case c.SecretAsUser:
+		pair = url.QueryEscape(clientSecret.Reveal()) + ":"
+	case c.BasicRaw:
 		pair = c.ClientID + ":" + clientSecret.Reveal()
 	}
 	return base64.StdEncoding.EncodeToString([]byte(pair))

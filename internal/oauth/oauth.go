@@ -90,12 +90,14 @@ type Config struct {
 	Revocation            RevocationShape
 	RefreshEndpoint       string // where refreshes go if not to TokenEndpoint (Figma)
 
+	CodeParams         map[string]string // as Params, when a code is exchanged only, where they win over Params
 	RefreshParams      map[string]string // as Params, on a refresh only, where they win over Params
 	SendScopeOnRefresh bool              // Microsoft picks the resource by it
 	ScopeSeparator     string            // empty means one space; Slack, Shopify, Zoho and others want a comma
 
 	BodyFormat   BodyFormat        // of requests to the token endpoint; empty means form
 	BasicRaw     bool              // client_secret_basic without the form-encoding, for servers that do not decode
+	SecretAsUser bool              // client_secret_basic with the secret as user name, and no password (Stripe Apps)
 	ExtraHeaders map[string]string // on every request to the server; none that the protocol or a field above owns
 
 	// Codes are this server's own words for a refusal; they count before those that this package knows.
@@ -118,7 +120,7 @@ var ownParams = []string{
 // withDefaults returns a copy that shares no memory with the caller's.
 func (c Config) withDefaults() Config {
 	c.Scopes, c.Resources, c.Params = slices.Clone(c.Scopes), slices.Clone(c.Resources), maps.Clone(c.Params)
-	c.RefreshParams, c.ExtraHeaders = maps.Clone(c.RefreshParams), maps.Clone(c.ExtraHeaders)
+	c.CodeParams, c.RefreshParams, c.ExtraHeaders = maps.Clone(c.CodeParams), maps.Clone(c.RefreshParams), maps.Clone(c.ExtraHeaders)
 	c.TokenPath, c.Revocation, c.Codes = slices.Clone(c.TokenPath), c.Revocation.clone(), c.Codes.normalized()
 	if c.ScopeSeparator == "" {
 		c.ScopeSeparator = " "
@@ -154,7 +156,7 @@ func (c *Config) check() error {
 	if err := c.checkMethod(); err != nil {
 		return err
 	}
-	for _, params := range []map[string]string{c.Params, c.RefreshParams} {
+	for _, params := range []map[string]string{c.Params, c.CodeParams, c.RefreshParams} {
 		if err := checkParams(params); err != nil {
 			return err
 		}

@@ -219,6 +219,28 @@ func TestBasicRaw(t *testing.T) {
 	}
 }
 
+// TestSecretAsUser: Stripe Apps want the secret in the place of the id, and a parameter when a code is exchanged must not come
+// back at a refresh.
+func TestSecretAsUser(t *testing.T) {
+	t.Parallel()
+	cfg := Config{ClientID: "ca_1", Secret: fixed("sk_1"), SecretAsUser: true, Params: map[string]string{"a": "1"}, CodeParams: map[string]string{"a": "2", "expiring": "1"}}
+	_, got, err := code(t, cfg, goodToken)
+	if want := "Basic " + base64.StdEncoding.EncodeToString([]byte("sk_1:")); err != nil || got.authorization != want || strings.Contains(got.body, "ca_1") {
+		t.Errorf("got %s and %s, want %s (%v)", got.authorization, got.body, want, err)
+	}
+	if !strings.Contains(got.body, "a=2&") || !strings.Contains(got.body, "expiring=1") {
+		t.Errorf("the code was sent with %s", got.body)
+	}
+	endpoint, wishes := wishes(t, answer(200, jsonKind, goodToken))
+	cfg.TokenEndpoint = endpoint
+	if _, err := newTestClient(t, cfg).Refresh(t.Context(), secret.New("r-1")); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-wishes; !strings.Contains(got.body, "a=1&") || strings.Contains(got.body, "expiring") {
+		t.Errorf("the refresh sent %s", got.body)
+	}
+}
+
 // TestTokenPaths: the first place that holds a token counts.
 func TestTokenPaths(t *testing.T) {
 	t.Parallel()
@@ -313,6 +335,7 @@ func TestNewClientRefusesShapes(t *testing.T) {
 		"revocation with mtls":   {RevocationEndpoint: "http://a.example/", Certificate: &Certificate{}},
 		"refresh param":          {RefreshParams: map[string]string{"refresh_token": "Seeded0"}},
 		"nameless":               {RefreshParams: map[string]string{"": "Seeded0"}},
+		"code param":             {CodeParams: map[string]string{"code": "Seeded0"}},
 		"body format":            {BodyFormat: "xml"},
 		"no body":                {BodyFormat: FormatNone},
 		"raw id":                 {BasicRaw: true, ClientID: "a:b"},
