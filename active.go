@@ -50,7 +50,7 @@ func (c *activeConnection) forSubject(repl *caddy.Replacer) (*connection.Source,
 }
 
 // needsPerson reports whether the connection is one that people authorize.
-func (c *activeConnection) needsPerson() bool { return c.settings.Grant == oauth.GrantRefreshToken }
+func (c *activeConnection) needsPerson() bool { return c.settings.NeedsPerson() }
 
 // activeSet holds the connections of one configuration by name. Inline connections join it while handlers are provisioned.
 type activeSet struct {
@@ -141,6 +141,9 @@ func (a *App) addConnection(name string, config *Connection) (*activeConnection,
 		active.source = a.engine.source(key)
 	}
 	a.active.put(active)
+	for _, sentence := range b.warnings {
+		a.active.warn(a.logger, sentence)
+	}
 	return active, nil
 }
 

@@ -28,6 +28,7 @@ type authServer struct {
 	ended     map[int]bool   // grants
 	asked     []url.Values   // authorization requests
 	exchanges int            // requests with a code
+	signIns   int            // requests with a password
 	reuse     int            // refresh tokens that came twice
 	revoked   []string       // tokens that came to the revocation endpoint
 	redeemed  url.Values     // the last request with a code that was good
@@ -122,6 +123,8 @@ func (a *authServer) token(w http.ResponseWriter, r *http.Request) {
 		grant = a.redeem(r)
 	case "refresh_token":
 		grant = a.rotate(r.FormValue("refresh_token"))
+	case "password":
+		grant = a.signIn(r.FormValue("username"), r.FormValue("password"))
 	}
 	switch {
 	case grant == 0 || a.ended[grant]:
@@ -146,6 +149,15 @@ func (a *authServer) redeem(r *http.Request) int {
 	}
 	a.redeemed = r.PostForm
 	return a.exchanges
+}
+
+// signIn returns the grant of an account, 0 for a wrong password.
+func (a *authServer) signIn(user, password string) int {
+	a.signIns++
+	if user != "jane" || password != accountPassword {
+		return 0
+	}
+	return 1000 + a.signIns
 }
 
 // rotate returns the grant of a refresh token, which is used up by it.

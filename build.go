@@ -21,7 +21,6 @@ import (
 	"github.com/caddyoauth/caddyoauth/internal/connection"
 	"github.com/caddyoauth/caddyoauth/internal/oauth"
 	"github.com/caddyoauth/caddyoauth/internal/provider"
-	"github.com/caddyoauth/caddyoauth/internal/secret"
 )
 
 // resolver replaces global placeholders and collects what is wrong, so that one load names every fault.
@@ -79,7 +78,8 @@ type built struct {
 	client      *oauth.Client
 	endpoint    string // the token endpoint, to share its breaker
 	policy      connection.Policy
-	grant       string // oauth.GrantClientCredentials or oauth.GrantRefreshToken
+	grant       string   // as connection.Settings has it
+	warnings    []string // what the operator should know about the grant
 	fingerprint string
 	injection   *injection
 	allow       *hostList // nil = the upstreams of the reverse_proxy
@@ -115,6 +115,7 @@ func (c *Connection) build(name string) (*built, error) {
 		policy:   c.policy(preset),
 		grant:    c.grant(r, conf),
 	}
+	out.warnings = c.buildGrant(r, &conf, name)
 	conf.Scopes = c.scopes(r, preset, out.grant)
 	out.injection = c.buildInjection(r, preset)
 	out.allow = c.buildAllowList(r, preset)
@@ -179,7 +180,7 @@ func (c *Connection) scopes(r *resolver, preset *provider.Provider, grant string
 	switch {
 	case preset.Name == "":
 		return wanted
-	case grant == oauth.GrantRefreshToken:
+	case grant != oauth.GrantClientCredentials:
 		return preset.Scopes(wanted)
 	case len(wanted) > 0:
 		return wanted
@@ -247,12 +248,7 @@ func (c *Connection) buildAuthentication(r *resolver, conf *oauth.Config, preset
 		}
 	}
 	if c.ClientSecret != "" {
-		r.text("client_secret", c.ClientSecret) // only to refuse an unset one at load
-		raw := c.ClientSecret
-		conf.Secret = func() (secret.Text, error) {
-			value, err := caddy.NewReplacer().ReplaceOrErr(raw, true, true)
-			return secret.New(value), err
-		}
+		conf.Secret = r.secret("client_secret", c.ClientSecret)
 	}
 	if c.ClientCertificate != nil {
 		conf.Certificate = &oauth.Certificate{
@@ -271,26 +267,6 @@ func (c *Connection) buildAuthentication(r *resolver, conf *oauth.Config, preset
 			}
 		}
 	}
-}
-
-// grant settles the grant: what the connection says, else whether there is a place to send people to.
-func (c *Connection) grant(r *resolver, conf oauth.Config) string {
-	switch c.Grant {
-	case oauth.GrantClientCredentials:
-		return oauth.GrantClientCredentials
-	case oauth.GrantAuthorizationCode:
-		if conf.AuthorizationEndpoint == "" {
-			r.fault("authorization_endpoint", errors.New("is required for the grant authorization_code"))
-		}
-		return oauth.GrantRefreshToken
-	case "":
-		if conf.AuthorizationEndpoint != "" {
-			return oauth.GrantRefreshToken
-		}
-		return oauth.GrantClientCredentials
-	}
-	r.fault("grant", fmt.Errorf("%q is not supported; use %s or %s", c.Grant, oauth.GrantClientCredentials, oauth.GrantAuthorizationCode))
-	return ""
 }
 
 func (c *Connection) policy(preset *provider.Provider) connection.Policy {
@@ -359,8 +335,11 @@ func isLoopback(host string) bool {
 func fingerprint(conf oauth.Config, grant string) string {
 	scopes := slices.Sorted(slices.Values(conf.Scopes))
 	resources := slices.Sorted(slices.Values(conf.Resources))
-	// JSON is a length-safe encoding here, and it sorts the keys of the map.
-	text, err := json.Marshal([]any{conf.TokenEndpoint, conf.ClientID, grant, scopes, conf.Audience, resources, conf.Params})
+	parts := []any{conf.TokenEndpoint, conf.ClientID, grant, scopes, conf.Audience, resources, conf.Params}
+	if conf.Username != "" {
+		parts = append(parts, conf.Username)
+	}
+	text, err := json.Marshal(parts) // a length-safe encoding here, which sorts the keys of the map
 	if err != nil {
 		panic(err) // strings always encode
 	}

@@ -40,6 +40,8 @@ var optionParsers = map[string]func(*caddyfile.Dispenser, *Connection) error{
 	"issuer":           text(func(c *Connection) *string { return &c.Issuer }),
 	"subject":          text(func(c *Connection) *string { return &c.Subject }),
 	"grant":            parseGrant,
+	"username":         text(func(c *Connection) *string { return &c.Username }),
+	"password":         text(func(c *Connection) *string { return &c.Password }),
 	"audience":         text(func(c *Connection) *string { return &c.Audience }),
 	"query":            text(func(c *Connection) *string { return &c.Query }),
 	"tenant":           text(func(c *Connection) *string { return &c.Tenant }),
@@ -102,6 +104,14 @@ func (o *options) finish(named caddyfile.Token, name string) error {
 		if err := checkTokenEndpoint(url, c.InsecureHTTP); err != nil {
 			return at(o.seen[option]).Errf("connection %q: %s: %w", name, option, err)
 		}
+	}
+	if option, err := c.checkGrant(); err != nil {
+		for _, blamed := range []string{"grant", option} {
+			if token, said := o.seen[blamed]; said {
+				named = token
+			}
+		}
+		return at(named).Errf("connection %q: %s: %w", name, option, err)
 	}
 	return checkHosts(o.seen["allow_hosts"], c.AllowHosts)
 }
@@ -190,10 +200,10 @@ func parseGrant(d *caddyfile.Dispenser, c *Connection) error {
 	if !d.Args(&c.Grant) || d.NextArg() {
 		return d.ArgErr()
 	}
-	if c.Grant != oauth.GrantClientCredentials && c.Grant != oauth.GrantAuthorizationCode {
-		return d.Errf("grant %q is not supported; use %s or %s", c.Grant, oauth.GrantClientCredentials, oauth.GrantAuthorizationCode)
+	if slices.Contains(grants, c.Grant) {
+		return nil
 	}
-	return nil
+	return d.Errf("grant %q is not supported; use %s", c.Grant, strings.Join(grants, ", "))
 }
 
 func parseClientCertificate(d *caddyfile.Dispenser, c *Connection) error {

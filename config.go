@@ -34,9 +34,13 @@ type Connection struct {
 	// ClientCertificate is shown to the token endpoint (RFC 8705). The files are read anew for every exchange.
 	ClientCertificate *ClientCertificate `json:"client_certificate,omitempty"`
 
-	// Grant is the grant type: `client_credentials`, or `authorization_code` for the accounts of people. Default:
-	// `authorization_code` when there is an authorization endpoint, else `client_credentials`.
+	// Grant is the grant type: `client_credentials`, `authorization_code` for the accounts of people, or `password` for one account
+	// whose password is known. Default: `authorization_code` when there is an authorization endpoint, else `client_credentials`.
 	Grant string `json:"grant,omitempty"`
+	// Username is that of the account, for the grant `password`.
+	Username string `json:"username,omitempty"`
+	// Password is that of the account. Given as `{file.*}` it is read again whenever it is sent.
+	Password string `json:"password,omitempty"`
 	// Subject says whose token a request travels with, by request placeholders such as `{http.auth.user.id}`. Empty for a request
 	// means that it is refused. Default: one token for the whole connection.
 	Subject string `json:"subject,omitempty"`

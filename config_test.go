@@ -45,6 +45,8 @@ func TestPlaceholdersAreResolvedAtLoad(t *testing.T) {
 		"allow_hosts":        {"api.example", func(c *Connection, v string) { c.AllowHosts = []string{v} }},
 		"tls ca":             {"testdata/adapt/ca.pem", func(c *Connection, v string) { c.TLS = &TokenEndpointTLS{CA: []string{v}} }},
 		"tenant":             {"acme", func(c *Connection, v string) { c.Tenant = v }},
+		"username":           {"jane", func(c *Connection, v string) { c.Grant, c.Username, c.Password = "password", v, "fixed" }},
+		"password":           {"hidden", func(c *Connection, v string) { c.Grant, c.Username, c.Password = "password", "jane", v }},
 	} {
 		t.Run(field, func(t *testing.T) {
 			t.Setenv("TEST_CONFIG_SET", change.value)
@@ -73,11 +75,11 @@ func TestPlaceholdersAreResolvedAtLoad(t *testing.T) {
 func TestBuildNamesEveryFault(t *testing.T) {
 	t.Parallel()
 	conn := &Connection{
-		TokenEndpoint: "http://idp.internal/token", ClientID: "{env.TEST_CONFIG_UNSET}", Grant: "password", AllowHosts: []string{"*"},
+		TokenEndpoint: "http://idp.internal/token", ClientID: "{env.TEST_CONFIG_UNSET}", Grant: "refresh_token", AllowHosts: []string{"*"},
 		Query: "q", Header: &HeaderInjection{}, TLS: &TokenEndpointTLS{CA: []string{"testdata/none.pem", "go.mod"}},
 	}
 	_, err := conn.build("api")
-	for _, want := range []string{"token_endpoint: http:// to idp.internal", "client_id: ", `grant: "password"`, "allow_hosts: ", "query: give header or query", "testdata/none.pem", "go.mod holds no PEM certificate"} {
+	for _, want := range []string{"token_endpoint: http:// to idp.internal", "client_id: ", `grant: "refresh_token"`, "allow_hosts: ", "query: give header or query", "testdata/none.pem", "go.mod holds no PEM certificate"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v\nsays nothing of %q", err, want)
 		}
@@ -98,6 +100,10 @@ func TestBuildRefuses(t *testing.T) {
 		"secret":                          func(c *Connection) { c.ClientAuth = "client_secret_post" },
 		"certificate":                     func(c *Connection) { c.ClientAuth = "tls_client_auth" },
 		"grant":                           func(c *Connection) { c.Grant = "authorization_code" },
+		"username: is required":           func(c *Connection) { c.Grant, c.Password = "password", "hidden" },
+		"password: is required":           func(c *Connection) { c.Grant, c.Username = "password", "jane" },
+		"username: is for the grant":      func(c *Connection) { c.Username = "jane" },
+		"subject: the grant password":     func(c *Connection) { c.Grant, c.Username, c.Password, c.Subject = "password", "a", "hidden", "x" },
 		"header: Host belongs":            func(c *Connection) { c.Header = &HeaderInjection{Name: "Host"} },
 		"header: the template needs":      func(c *Connection) { c.Header = &HeaderInjection{Template: "Bearer"} },
 		"header: \"X Y\" is not a header": func(c *Connection) { c.Header = &HeaderInjection{Name: "X Y"} },
@@ -156,7 +162,13 @@ func TestFingerprint(t *testing.T) {
 			t.Errorf("another %s gives another fingerprint", name)
 		}
 	}
-	seen := map[string]string{base: "base"}
+	account := func(user, password string) string {
+		return fingerprintOf(func(c *Connection) { c.Grant, c.Username, c.Password = "password", user, password })
+	}
+	if account("jane", "a") != account("jane", "b") {
+		t.Error("another password gives another fingerprint")
+	}
+	seen := map[string]string{base: "base", account("jane", "a"): "jane", account("joe", "a"): "joe"}
 	for name, change := range map[string]func(*Connection){
 		"endpoint": func(c *Connection) { c.TokenEndpoint += "2" }, "client": func(c *Connection) { c.ClientID = "other" },
 		"scope": func(c *Connection) { c.Scopes = []string{"a"} }, "joined": func(c *Connection) { c.Scopes = []string{"a b"} },

@@ -204,7 +204,7 @@ var revealSites = map[string]int{
 	// On the way to the token endpoint and the revocation endpoint.
 	"internal/oauth/client.go Client.Refresh":           1,
 	"internal/oauth/authorize.go Client.ExchangeCode":   2,
-	"internal/oauth/authorize.go Client.Password":       1,
+	"internal/oauth/password.go Client.Password":        1,
 	"internal/oauth/clientauth.go Client.newRequest":    1,
 	"internal/oauth/clientauth.go Config.basic":         3,
 	"internal/oauth/revocation.go Client.Revoke":        2,

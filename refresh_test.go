@@ -69,6 +69,10 @@ func (l *loopLab) ClientCredentials(context.Context) (*oauth.TokenResponse, erro
 	}, nil
 }
 
+func (l *loopLab) Password(context.Context) (*oauth.TokenResponse, error) {
+	return nil, errors.New("not this grant")
+}
+
 func (l *loopLab) Refresh(context.Context, secret.Text) (*oauth.TokenResponse, error) {
 	return nil, errors.New("not this grant")
 }

@@ -111,7 +111,7 @@ func (r *refresh) put(ctx context.Context, rec Record) (*Published, error) {
 		return nil, err
 	}
 	r.want.reason = next.Current.Reason
-	p := publish(next.Current, r.set.Policy, time.Now())
+	p := r.set.publish(next.Current, time.Now())
 	if err := r.save(next, p); err != nil {
 		return nil, err
 	}

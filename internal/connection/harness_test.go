@@ -43,6 +43,10 @@ func (s *server) ClientCredentials(ctx context.Context) (*oauth.TokenResponse, e
 	return s.serve(ctx, "")
 }
 
+func (s *server) Password(ctx context.Context) (*oauth.TokenResponse, error) {
+	return s.serve(ctx, "")
+}
+
 func (s *server) Refresh(ctx context.Context, refreshToken secret.Text) (*oauth.TokenResponse, error) {
 	return s.serve(ctx, refreshToken.Reveal())
 }

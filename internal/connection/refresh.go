@@ -126,7 +126,7 @@ func (r *refresh) adopt(rec Record) *Published {
 	if rec.Current.AccessToken.IsZero() || rec.Current.Generation <= r.want.newer || rec.Status.NeedsPerson() {
 		return nil
 	}
-	p := publish(rec.Current, r.set.Policy, time.Now())
+	p := r.set.publish(rec.Current, time.Now())
 	if !p.Usable(time.Now()) {
 		return nil
 	}
@@ -139,7 +139,7 @@ func (r *refresh) adopt(rec Record) *Published {
 // permitted reports why nothing may be sent now: a person is needed, or the endpoint's breaker is open.
 func (r *refresh) permitted(rec Record) error {
 	status := rec.Status
-	if r.set.Grant == oauth.GrantRefreshToken && rec.Current.RefreshToken.IsZero() && !status.NeedsPerson() {
+	if r.set.stuck(rec.Current) && !status.NeedsPerson() {
 		status = StatusAuthorizationRequired // there is nothing to ask with
 	}
 	if status.NeedsPerson() {
@@ -211,13 +211,13 @@ func (r *refresh) replace(ctx context.Context, rec Record) (*Published, error) {
 	// What follows must not be cut short by what came before: each step from here on has a deadline of its own.
 	ctx = context.WithoutCancel(ctx)
 	asked := time.Now()
-	resp, err := r.set.ask(ctx, rec.Current)
+	resp, before, err := r.set.ask(ctx, rec.Current)
 	r.source.stats.Requests.Add(1)
 	r.report(asked, err)
 	if err != nil {
 		return r.refused(ctx, rec, err)
 	}
-	next, err := accept(rec.Current, resp, r.set, time.Now())
+	next, err := accept(before, resp, r.set, time.Now())
 	next.Reason = r.want.reason
 	switch {
 	case err != nil:

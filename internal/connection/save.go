@@ -88,7 +88,7 @@ func (r *refresh) compare(ctx context.Context, rec Record, p *Published) *Publis
 	}
 	r.lockLost(fmt.Errorf("the storage holds generation %d of another instance after generation %d was saved", theirs.Generation, ours.Generation))
 	if supersedes(theirs, ours) {
-		if adopted := publish(theirs, r.set.Policy, time.Now()); adopted.Usable(time.Now()) && !stored.Status.NeedsPerson() {
+		if adopted := r.set.publish(theirs, time.Now()); adopted.Usable(time.Now()) && !stored.Status.NeedsPerson() {
 			return adopted
 		}
 		return p

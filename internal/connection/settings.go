@@ -12,6 +12,7 @@ import (
 // Client is the door to the token endpoint; *oauth.Client is one.
 type Client interface {
 	ClientCredentials(ctx context.Context) (*oauth.TokenResponse, error)
+	Password(ctx context.Context) (*oauth.TokenResponse, error)
 	Refresh(ctx context.Context, refreshToken secret.Text) (*oauth.TokenResponse, error)
 }
 
@@ -24,7 +25,7 @@ type Settings struct {
 	Tasks   *Tasks      // flights that use these Settings, for draining
 	Observe func(Event) // told what happens; must not block; nil = nobody
 	Policy  Policy
-	Grant   string // oauth.GrantClientCredentials or oauth.GrantRefreshToken
+	Grant   string // one of ways; oauth.GrantRefreshToken is that of a person with an authorization code
 	Nonce   string // tells this process from others in intents and records
 }
 
@@ -41,16 +42,6 @@ func (s Settings) Complete() *Settings {
 		s.Observe = func(Event) {}
 	}
 	return &s
-}
-
-// ask makes the one exchange with the token endpoint that the grant calls for.
-func (s *Settings) ask(ctx context.Context, current TokenSet) (*oauth.TokenResponse, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.Policy.Timeout)
-	defer cancel()
-	if s.Grant == oauth.GrantRefreshToken {
-		return s.Client.Refresh(ctx, current.RefreshToken)
-	}
-	return s.Client.ClientCredentials(ctx)
 }
 
 // Kind names what happened in an [Event].

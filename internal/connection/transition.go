@@ -48,7 +48,7 @@ func accept(current TokenSet, resp *oauth.TokenResponse, s *Settings, now time.T
 		Nonce:       s.Nonce,
 		Consent:     current.Consent,
 	}
-	if s.Grant == oauth.GrantRefreshToken {
+	if ways[s.Grant].refreshes {
 		next.RefreshToken = resp.RefreshToken
 		if next.RefreshToken.IsZero() {
 			next.RefreshToken = current.RefreshToken
@@ -88,7 +88,7 @@ func supersedes(theirs, ours TokenSet) bool {
 // assumedLifetime is that of a token of which nothing says when it ends. A person's token that came with nothing to refresh it
 // with (GitHub, Notion, Slack without rotation) is good until the API says otherwise.
 func (s *Settings) assumedLifetime(set TokenSet) time.Duration {
-	if s.Grant == oauth.GrantRefreshToken && set.RefreshToken.IsZero() {
+	if s.stuck(set) {
 		return unlimited
 	}
 	return s.Policy.DefaultLifetime

@@ -193,22 +193,3 @@ func (c *Client) ExchangeCode(ctx context.Context, e CodeExchange) (*TokenRespon
 	x.sent = append(x.sent, e.Code, e.Verifier)
 	return c.run(ctx, x)
 }
-
-// Password runs the resource owner password credentials grant (RFC 6749 section 4.3), for servers that have nothing
-// else: RFC 9700 section 2.4 forbids it elsewhere. Its errors are of type [*Error].
-func (c *Client) Password(ctx context.Context, username string, password secret.Text) (*TokenResponse, error) {
-	if username == "" || password.IsZero() {
-		return nil, newError(Misconfigured, "no_password", "no user name and password to send; set both")
-	}
-	x := c.newExchange(GrantPassword)
-	if len(c.cfg.Scopes) > 0 {
-		x.form.Set("scope", c.scope())
-	}
-	x.form.Set("username", username)
-	x.form.Set("password", password.Reveal())
-	x.sent = append(x.sent, password)
-	if len(username) >= echoRun { // no secret, but nobody's business either
-		x.sent = append(x.sent, secret.New(username))
-	}
-	return c.run(ctx, x)
-}

@@ -207,31 +207,6 @@ func TestCodeExchangeMatchesOracle(t *testing.T) {
 	}
 }
 
-// TestPasswordMatchesOracle does so for the password grant; our own parameters win over configured ones.
-func TestPasswordMatchesOracle(t *testing.T) {
-	t.Parallel()
-	endpoint, got := recorder(t)
-	oracle := oauth2.Config{
-		ClientID: oddID, ClientSecret: oddSecret, Scopes: []string{"a", "b"},
-		Endpoint: oauth2.Endpoint{TokenURL: endpoint, AuthStyle: oauth2.AuthStyleInHeader},
-	}
-	if _, err := oracle.PasswordCredentialsToken(t.Context(), "jané", "p w&%"); err != nil {
-		t.Fatal(err)
-	}
-	want := <-got
-	c := newTestClient(t, Config{
-		TokenEndpoint: endpoint, ClientID: oddID, Secret: fixed(oddSecret), Scopes: oracle.Scopes,
-		Params: map[string]string{"username": "other", "password": "other"},
-	})
-	if _, err := c.Password(t.Context(), "jané", secret.New("p w&%")); err != nil {
-		t.Fatal(err)
-	}
-	have := <-got
-	if !maps.EqualFunc(have.form, want.form, slices.Equal) || have.header.Get("Authorization") != want.header.Get("Authorization") {
-		t.Errorf("form %v, oracle %v", have.form, want.form)
-	}
-}
-
 // TestRefusedCodesAndPasswords: a code that is refused revokes nothing, and a wrong password is configuration.
 func TestRefusedCodesAndPasswords(t *testing.T) {
 	t.Parallel()
@@ -268,10 +243,6 @@ func TestNothingToSend(t *testing.T) {
 	c := newTestClient(t, Config{TokenEndpoint: endpoint})
 	token, err := c.ExchangeCode(t.Context(), CodeExchange{RedirectURI: callback})
 	expect(t, mustFail(t, token, err), Unrecognized, "no_code")
-	token, err = c.Password(t.Context(), "", secret.New("x"))
-	expect(t, mustFail(t, token, err), Misconfigured, "no_password")
-	token, err = c.Password(t.Context(), "jane", secret.Text{})
-	expect(t, mustFail(t, token, err), Misconfigured, "no_password")
 	implicit := newTestClient(t, Config{AuthorizationEndpoint: "https://idp.example/a", Method: None})
 	token, err = implicit.ClientCredentials(t.Context())
 	expect(t, mustFail(t, token, err), Misconfigured, "no_token_endpoint")

@@ -18,8 +18,9 @@ type Client struct {
 	// standing are the parts of every request that may be secrets: extra parameters, the query of the endpoint.
 	standing []secret.Text
 
-	mu     sync.Mutex // guards cached; never held over I/O
-	cached secret.Text
+	mu      sync.Mutex // guards the fields below; never held over I/O
+	cached  secret.Text
+	refused refusedPassword
 }
 
 // NewClient checks cfg. It reads neither the secret nor the certificate: both may appear later.

@@ -206,7 +206,7 @@ func (c *Client) refusal(x *exchange, r *reply, code string) *Error {
 	switch {
 	case e.Class == Revoked:
 		e.text = " refused the refresh token: " + said + "; authorize the connection again"
-	case e.Class == Misconfigured && x.grant == GrantPassword && (deadTokenCodes[low] || ownRequestCodes[low]):
+	case e.refusedPassword(x.grant):
 		e.text = " refused the user name and password: " + said + "; check both, and scopes"
 	case e.Class == Misconfigured:
 		e.text = " refused the client: " + said + "; check " + c.whatToCheck(code)

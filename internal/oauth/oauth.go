@@ -48,6 +48,7 @@ const (
 	GrantRefreshToken      = "refresh_token"
 	GrantAuthorizationCode = "authorization_code"
 	GrantPassword          = "password"
+	GrantImplicit          = "implicit" // never sent: the authorization endpoint answers with the token itself
 )
 
 // Defaults of [Config].
@@ -82,6 +83,11 @@ type Config struct {
 	Audience  string
 	Resources []string          // RFC 8707, one parameter each
 	Params    map[string]string // more parameters; none that the protocol or a field above owns
+
+	// Username and Password are those of the one account of [Client.Password]. Password is read anew for each request; the text
+	// of its error is shown, so it must not hold the password.
+	Username string
+	Password func() (secret.Text, error)
 
 	UserAgent string // empty means "caddyoauth"
 

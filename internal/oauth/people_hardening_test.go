@@ -43,7 +43,7 @@ func TestAttackEchoToPeople(t *testing.T) {
 			return err
 		}},
 		"password": {texts: []string{seedPassword, seedUser}, call: func(ctx context.Context, c *Client) error {
-			_, err := c.Password(ctx, seedUser, secret.New(seedPassword))
+			_, err := c.Password(ctx)
 			return err
 		}},
 		"refresh": {texts: []string{seedRefresh, seedParam}, call: func(ctx context.Context, c *Client) error {
@@ -72,6 +72,7 @@ func TestAttackEchoToPeople(t *testing.T) {
 					c := newTestClient(t, Config{
 						TokenEndpoint: "http://" + addr + "/token", RevocationEndpoint: "http://" + addr + "/revoke",
 						Secret: fixed(seedClient), BasicRaw: true, Timeout: 5 * time.Second, Revocation: tc.shape,
+						Username: seedUser, Password: fixed(seedPassword),
 						ExtraHeaders: map[string]string{"X-Key": seedHeader}, RefreshParams: map[string]string{"k": seedParam},
 					})
 					err := tc.call(t.Context(), c)
