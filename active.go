@@ -22,6 +22,7 @@ type activeConnection struct {
 	settings  *connection.Settings
 	injection *injection
 	allow     *hostList // nil = the upstreams of the reverse_proxy
+	rules     ruleSet   // which requests the token may travel with
 	config    string    // digest of the configuration, to tell whether two inline connections are the same
 	subject   string    // template that says whose token a request travels with; "" = one for all
 	consent   consent
@@ -130,7 +131,7 @@ func (a *App) addConnection(name string, config *Connection) (*activeConnection,
 	}
 	key := sourceKey{storage: a.storageID, id: b.id, fingerprint: b.fingerprint}
 	active := &activeConnection{
-		name: name, key: key, injection: b.injection, allow: b.allow, config: digest,
+		name: name, key: key, injection: b.injection, allow: b.allow, rules: b.rules, config: digest,
 		subject: config.Subject, consent: b.consent, client: b.client, engine: a.engine,
 		settings: connection.Settings{
 			Store: a.store, Client: b.client, Breaker: a.engine.breaker(b.endpoint), Tasks: a.tasks,

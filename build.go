@@ -83,6 +83,7 @@ type built struct {
 	fingerprint string
 	injection   *injection
 	allow       *hostList // nil = the upstreams of the reverse_proxy
+	rules       ruleSet
 	consent     consent
 }
 
@@ -119,6 +120,7 @@ func (c *Connection) build(name string) (*built, error) {
 	conf.Scopes = c.scopes(r, preset, out.grant)
 	out.injection = c.buildInjection(r, preset)
 	out.allow = c.buildAllowList(r, preset)
+	out.rules = c.buildRules(r)
 	out.consent = c.buildConsent(r, preset, conf)
 	out.consent.title = cmp.Or(out.consent.title, name)
 	if len(r.faults) > 0 {
@@ -204,6 +206,19 @@ func (c *Connection) buildAllowList(r *resolver, preset *provider.Provider) *hos
 	}
 	list.tlsOnly = len(c.AllowHosts) == 0 // a public API is never called in the clear
 	return list
+}
+
+// buildRules settles which requests the token may travel with.
+func (c *Connection) buildRules(r *resolver) ruleSet {
+	var rules ruleSet
+	for _, allow := range c.Allow {
+		one, err := newRule(allow.Methods, r.texts("allow", allow.Paths))
+		if err != nil {
+			r.fault("allow", err)
+		}
+		rules = append(rules, one)
+	}
+	return rules
 }
 
 // buildConsent settles how people authorize.

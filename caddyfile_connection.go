@@ -2,6 +2,7 @@ package caddyoauth
 
 import (
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -59,6 +60,7 @@ var optionParsers = map[string]func(*caddyfile.Dispenser, *Connection) error{
 	"insecure_http":         flag(func(c *Connection) *bool { return &c.InsecureHTTP }),
 	"forward_authorization": flag(func(c *Connection) *bool { return &c.ForwardAuthorization }),
 
+	"allow":              parseAllow,
 	"provider":           parseProvider,
 	"client_certificate": parseClientCertificate,
 	"token_param":        parseParam(func(c *Connection) *map[string]string { return &c.TokenParams }),
@@ -74,7 +76,7 @@ func (o *options) parse(d *caddyfile.Dispenser) error {
 	if !ok {
 		return d.Errf("unknown option %q of a connection; known are %s", name, strings.Join(slices.Sorted(maps.Keys(optionParsers)), ", "))
 	}
-	if _, twice := o.seen[name]; twice && name != "token_param" && name != "auth_param" {
+	if _, twice := o.seen[name]; twice && name != "token_param" && name != "auth_param" && name != "allow" {
 		return d.Errf("%s is given twice", name)
 	}
 	o.seen[name] = d.Token()
@@ -230,6 +232,30 @@ func parseParam(field func(*Connection) *map[string]string) func(*caddyfile.Disp
 		(*params)[name] = value
 		return nil
 	}
+}
+
+// parseAllow parses `allow <method>[,<method>...] <path>...`, which may be repeated.
+func parseAllow(d *caddyfile.Dispenser, c *Connection) error {
+	var methods string
+	if !d.Args(&methods) {
+		return d.ArgErr()
+	}
+	allow := AllowRule{Methods: strings.Split(methods, ","), Paths: d.RemainingArgs()}
+	if len(allow.Paths) == 0 {
+		return d.ArgErr()
+	}
+	if !strings.Contains(strings.Join(allow.Paths, ""), "{") { // else checked when it is resolved
+		if _, err := newRule(allow.Methods, allow.Paths); err != nil {
+			return d.Errf("allow: %w", err)
+		}
+	}
+	for _, other := range c.Allow {
+		if reflect.DeepEqual(allow, other) {
+			return d.Errf("allow %s %s is given twice", methods, strings.Join(allow.Paths, " "))
+		}
+	}
+	c.Allow = append(c.Allow, allow)
+	return nil
 }
 
 func parseHeader(d *caddyfile.Dispenser, c *Connection) error {

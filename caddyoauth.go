@@ -15,7 +15,7 @@
 //	transport.go   http.reverse_proxy.transport.oauth2_inject: set the token, check the host, replay after a 401
 //	injection.go   how a token travels: header, template, query parameter
 //	replay.go      what of a request's body is kept for that replay
-//	hosts.go       who may receive a token
+//	hosts.go       who may receive a token; rules.go: which requests may travel with one
 //	problem.go     what a client is told when there is no token
 //	engine.go      the process-wide state that outlives configurations
 //	refresh.go     WHEN tokens are refreshed in the background

@@ -66,6 +66,9 @@ type Connection struct {
 	// upstreams of the `reverse_proxy` that it is injected in.
 	AllowHosts []string `json:"allow_hosts,omitempty"`
 
+	// Allow are the only requests that may travel with the token. Default: all.
+	Allow []AllowRule `json:"allow,omitempty"`
+
 	// RefreshBefore is how long before its expiry a token is refreshed in the background. Default: 5m, at most a fifth of the lifetime.
 	RefreshBefore caddy.Duration `json:"refresh_before,omitempty"`
 	// DefaultLifetime is assumed when neither `expires_in` nor the `exp` of a JWT tells how long a token lives. Default: 1h.
@@ -102,6 +105,15 @@ type HeaderInjection struct {
 	// Template is the header's value; `{token}` stands for the access token. Default: `Bearer {token}`, or `{token}` alone
 	// when the name is not `Authorization`.
 	Template string `json:"template,omitempty"`
+}
+
+// AllowRule lets some methods on some paths through, as they are sent to the upstream.
+type AllowRule struct {
+	// Methods such as `GET`, in upper case; `*` alone stands for any.
+	Methods []string `json:"methods"`
+	// Paths such as `/drive/v3/*`, decoded. In a segment `*` stands for any characters; as the whole last segment it stands for
+	// everything below.
+	Paths []string `json:"paths"`
 }
 
 // TokenEndpointTLS says whom to trust as the token endpoint.

@@ -122,6 +122,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if p.source, p.err = p.conn.forSubject(repl); p.err != nil {
 		return h.refuse(w, r, p)
 	}
+	if h.Via != viaTransport { // else the transport looks at the request as it is sent
+		if p.err = p.conn.rules.permits(r); p.err != nil {
+			tellRefused(h.logger, r, p)
+			return h.refuse(w, r, p)
+		}
+	}
 	if p.token, p.err = p.source.Token(r.Context(), p.conn.settings); p.err != nil {
 		return h.refuse(w, r, p)
 	}

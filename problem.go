@@ -50,6 +50,11 @@ var (
 		Detail: "The request was about to travel to a server that must not receive its credentials.",
 		code:   "host_not_allowed",
 	}
+	problemRequest = problem{
+		Type: "urn:caddyoauth:request-not-allowed", Title: "Request not allowed", Status: http.StatusForbidden,
+		Detail: "This service does not make requests of this kind on behalf of an account.",
+		code:   "request_not_allowed",
+	}
 	problemSubject = problem{
 		Type: "urn:caddyoauth:unknown-person", Title: "Unknown person", Status: http.StatusForbidden,
 		Detail: "The request does not say for whom it is made. Please sign in first.",
@@ -71,6 +76,8 @@ func problemOf(err error) problem {
 	switch {
 	case errors.Is(err, errNoSubject):
 		return problemSubject
+	case errors.Is(err, errNotAllowed):
+		return problemRequest
 	case !errors.As(err, &unavailable):
 		return problemUnknown
 	}

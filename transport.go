@@ -170,6 +170,10 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		t.logger.Error("the token was not sent", zap.String("connection", p.conn.name), zap.Error(err))
 		return t.answer(req, problemHost), nil
 	}
+	if p.err = p.conn.rules.permits(req); p.err != nil {
+		tellRefused(t.logger, req, p)
+		return t.answer(req, problemRequest), nil
+	}
 	if !p.token.Usable(time.Now()) { // the request was held up on its way here, by a slow upload say
 		token, err := p.source.Token(req.Context(), p.conn.settings)
 		if err != nil {
