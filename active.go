@@ -39,15 +39,24 @@ func (c *activeConnection) forSubject(repl *caddy.Replacer) (*connection.Source,
 		return c.source, nil
 	}
 	subject, err := repl.ReplaceOrErr(c.subject, true, true)
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errNoSubject, err)
-	case subject == "" || len(subject) > maxSubject || !utf8.ValidString(subject):
-		return nil, errNoSubject
 	}
+	key, err := c.keyOf(subject)
+	if err != nil {
+		return nil, err
+	}
+	return c.engine.source(key), nil
+}
+
+// keyOf returns the key of a subject's source.
+func (c *activeConnection) keyOf(subject string) (sourceKey, error) {
 	key := c.key
 	key.id.Subject = subject
-	return c.engine.source(key), nil
+	if (subject == "") != (c.subject == "") || len(subject) > maxSubject || !utf8.ValidString(subject) {
+		return sourceKey{}, errNoSubject
+	}
+	return key, nil
 }
 
 // needsPerson reports whether the connection is one that people authorize.

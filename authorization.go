@@ -13,8 +13,6 @@ import (
 	"slices"
 	"time"
 
-	"go.uber.org/zap"
-
 	"github.com/caddyoauth/caddyoauth/internal/connection"
 	"github.com/caddyoauth/caddyoauth/internal/oauth"
 	"github.com/caddyoauth/caddyoauth/internal/secret"
@@ -154,43 +152,6 @@ func checkIDToken(c *activeConnection, resp *oauth.TokenResponse, nonce string) 
 	return claims.Check(c.consent.issuer, c.consent.clientID, nonce, time.Now())
 }
 
-// disconnect ends a connection: the provider is told, if it can be, and what is stored is removed. A provider that is down does
-// not keep the connection alive here; told says whether it knows.
-func (a *App) disconnect(ctx context.Context, c *activeConnection, source *connection.Source, who visitor) (told bool, err error) {
-	ctx = context.WithoutCancel(ctx) // a closed tab must not leave the history behind
-	if c.consent.revocable {
-		err := c.revoke(ctx, source)
-		if told = err == nil; !told {
-			a.logger.Warn("the provider could not be told that a connection has ended; withdraw the consent in its own settings",
-				zap.String("connection", c.name), zap.String("subject", source.ID().Digest()), zap.Error(err))
-		}
-	}
-	if _, err := source.Apply(ctx, c.settings, connection.Disconnected(who.identity)); err != nil {
-		return told, err
-	}
-	return told, a.store.forgetHistory(ctx, source.ID())
-}
-
-// revoke tells the provider that a connection ends, by the token that the provider wants to hear of.
-func (c *activeConnection) revoke(ctx context.Context, source *connection.Source) error {
-	if !c.consent.revokeAccess {
-		token, err := source.RefreshToken(ctx, c.settings)
-		if err != nil || token.IsZero() {
-			return err
-		}
-		return c.client.Revoke(ctx, token, "refresh_token")
-	}
-	p, err := source.Token(ctx, c.settings) // an expired one would not be accepted
-	var unavailable *connection.Unavailable
-	switch {
-	case errors.As(err, &unavailable) && unavailable.Status.NeedsPerson():
-		return nil // there is nothing to revoke
-	case err != nil:
-		return err
-	}
-	return c.client.Revoke(ctx, p.TokenSet().AccessToken, "access_token")
-}
-
 // putPending stores an authorization under way, after removing those that took too long.
 func (s *recordStore) putPending(ctx context.Context, state string, p pendingV1) error {
 	if err := s.sweepPending(ctx, p.Tenant); err != nil {
@@ -297,18 +258,4 @@ func (s *recordStore) loadPending(ctx context.Context, key string) (*pendingV1, 
 func browserDigest(cookie string) string {
 	sum := sha256.Sum256([]byte(cookie))
 	return hex.EncodeToString(sum[:])
-}
-
-// forgetHistory removes the superseded token sets of an ID.
-func (s *recordStore) forgetHistory(ctx context.Context, id connection.ID) error {
-	generations, err := s.generations(ctx, id)
-	if err != nil {
-		return err
-	}
-	for _, generation := range generations {
-		if err := s.storage.Delete(ctx, historyKey(id, generation)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	return nil
 }

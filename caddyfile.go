@@ -31,6 +31,7 @@ func init() {
 //
 //	oauth2_inject {
 //		encryption key|passphrase|<module> ...
+//		history <number>
 //		connection <name> {
 //			...
 //		}
@@ -51,8 +52,10 @@ func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 			err = app.parseEncryption(d)
 		case "connection":
 			err = app.parseConnection(d)
+		case "history":
+			err = app.parseHistory(d)
 		default:
-			err = d.Errf("unknown option %q of %s; known are encryption and connection", d.Val(), appName)
+			err = d.Errf("unknown option %q of %s; known are connection, encryption and history", d.Val(), appName)
 		}
 		if err != nil {
 			return nil, err

@@ -19,6 +19,7 @@
 //	problem.go     what a client is told when there is no token
 //	engine.go      the process-wide state that outlives configurations
 //	refresh.go     WHEN tokens are refreshed in the background
+//	operations.go  what people and programs do to token sets: view, refresh, history, roll back, disconnect
 //	storage.go     connection.Store over Caddy's storage; record.go and storagekeys.go hold its formats
 //	keys.go        key-encryption keys and the data keyset
 //	observer.go    what happens to tokens, as log lines
@@ -31,6 +32,7 @@
 package caddyoauth
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -65,6 +67,8 @@ type App struct {
 	EncryptionRaw []json.RawMessage `json:"encryption,omitempty" caddy:"namespace=oauth2_inject.keys inline_key=source"`
 	// Connections by name.
 	Connections map[string]*Connection `json:"connections,omitempty"`
+	// HistoryLength is how many superseded token sets are kept of each connection and subject. Default: 10.
+	HistoryLength int `json:"history,omitempty"`
 
 	ctx       caddy.Context
 	logger    *zap.Logger
@@ -135,7 +139,10 @@ func (a *App) provisionStore() error {
 	if err != nil {
 		return err
 	}
-	a.store = &recordStore{storage: storage, history: defaultHistory}
+	if a.HistoryLength < 0 || a.HistoryLength > maxHistory {
+		return fmt.Errorf("history: %d is not a number of token sets from 1 to %d", a.HistoryLength, maxHistory)
+	}
+	a.store = &recordStore{storage: storage, history: cmp.Or(a.HistoryLength, defaultHistory)}
 	a.store.keys = a.engine.keySource(keysID, func() *keySource { return newKeySource(keks, generated, a.logger) })
 	return nil
 }

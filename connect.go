@@ -206,7 +206,7 @@ func (v *visit) disconnect(name string) error {
 	if !ok {
 		return v.show(v.w, v.r, pageNothing)
 	}
-	told, err := v.app.disconnect(v.r.Context(), c, source, v.who)
+	told, err := v.app.end(v.r.Context(), c, source, v.who.identity)
 	if err != nil {
 		v.logger.Error("could not end a connection", zap.String("connection", c.name), zap.Error(err))
 		return v.show(v.w, v.r, pageTrouble)

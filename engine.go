@@ -78,6 +78,16 @@ func (e *engine) source(key sourceKey) *connection.Source {
 	return source
 }
 
+// glance returns the source under that key without keeping one for it: who only looks takes up no room.
+func (e *engine) glance(key sourceKey) *connection.Source {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if source, ok := e.sources[key]; ok {
+		return source
+	}
+	return connection.NewSource(key.id, key.fingerprint, func() *connection.Settings { return e.liveSettings(key) })
+}
+
 // maxSources bounds how many token sets are held in memory. One that was dropped is read from storage when it is used again.
 const maxSources = 10_000
 

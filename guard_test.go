@@ -395,7 +395,7 @@ func checkWraps(t *testing.T, f *sourceFile, call *ast.CallExpr) {
 }
 
 // keyMakers are what may stand where a storage operation takes a key.
-var keyMakers = []string{"key", "name", "keysetKey", "keysetLock", "recordKey", "historyKey", "historyDir", "pendingDir", "lock"}
+var keyMakers = []string{"key", "name", "keysetKey", "keysetLock", "recordKey", "historyKey", "historyDir", "connectionDir", "pendingDir", "lock"}
 
 func TestGuardStorageKeys(t *testing.T) {
 	t.Parallel()

@@ -7,6 +7,7 @@ import (
 	"html/template"
 	"net/http"
 	"net/url"
+	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
@@ -99,12 +100,8 @@ func (v *visit) list() error {
 		if !ok {
 			continue
 		}
-		// Asking for the token tells the state as it is stored; what it costs is bounded by the source's own pauses.
-		_, err := source.Token(v.r.Context(), c.settings)
-		one := rowOf(err)
-		if err == nil && source.Snapshot().Status.NeedsPerson() {
-			one = rowEnded // what is left of the last token still works; there will be no other
-		}
+		state, err := source.Peek(v.r.Context(), c.settings)
+		one := rowOf(state, err)
 		one.Name, one.Title = c.name, c.consent.title
 		one.Connect, one.End = v.link(c, ""), v.path+"/disconnect/"+url.PathEscape(c.name)
 		data.Rows = append(data.Rows, one)
@@ -117,21 +114,19 @@ func (v *visit) list() error {
 
 var rowEnded = row{State: "Needs you again", Advice: "The provider has ended this connection. Connect it again to go on."}
 
-// rowOf says how a connection is, and what to do about it.
-func rowOf(err error) row {
-	var unavailable *connection.Unavailable
+// rowOf says how a connection is, and what to do about it. err means that its record cannot be read at the moment.
+func rowOf(state connection.State, err error) row {
 	switch {
-	case err == nil:
-		return row{State: "Connected", Connected: true}
-	case errors.As(err, &unavailable) && unavailable.Status == connection.StatusRevoked,
-		errors.As(err, &unavailable) && unavailable.Status == connection.StatusLostRotation:
-		return rowEnded
-	case errors.As(err, &unavailable) && unavailable.Status.NeedsPerson():
+	case state.Status == connection.StatusRevoked || state.Status == connection.StatusLostRotation:
+		return rowEnded // what is left of the last token may still work; there will be no other
+	case err != nil, state.Status == connection.StatusFailing && !time.Now().Before(state.ExpiresAt):
+		return row{State: "Interrupted", Connected: true, Advice: "The provider cannot be reached at the moment. This will be tried again by itself."}
+	case state.Status.NeedsPerson():
 		return row{State: "Not connected"}
-	case errors.As(err, &unavailable) && unavailable.Status == connection.StatusMisconfigured:
+	case state.Status == connection.StatusMisconfigured:
 		return row{State: "Refused", Connected: true, Advice: "The provider refuses this site. Its operator has to correct the configuration."}
 	}
-	return row{State: "Interrupted", Connected: true, Advice: "The provider cannot be reached at the moment. This will be tried again by itself."}
+	return row{State: "Connected", Connected: true}
 }
 
 //go:embed templates/connect.html

@@ -40,9 +40,11 @@ type tokenSetV1 struct {
 	Scope        string          `json:"scope,omitempty"`
 	IssuedAt     time.Time       `json:"issued_at"`
 	ExpiresAt    time.Time       `json:"expires_at"`
+	RefreshEnds  *time.Time      `json:"refresh_expires_at,omitempty"`
 	Reason       string          `json:"reason,omitempty"`
 	Nonce        string          `json:"nonce,omitempty"`
 	By           string          `json:"by,omitempty"`
+	Root         uint64          `json:"root,omitempty"`
 	Response     json.RawMessage `json:"response,omitempty"`
 	Consent      *consentV1      `json:"consent,omitempty"`
 }
@@ -97,12 +99,17 @@ func encodeRecord(rec connection.Record) ([]byte, error) {
 }
 
 func encodeTokenSet(set connection.TokenSet) *tokenSetV1 {
-	return &tokenSetV1{
+	out := &tokenSetV1{
 		Generation: set.Generation, AccessToken: set.AccessToken.Reveal(), RefreshToken: set.RefreshToken.Reveal(),
 		TokenType: set.TokenType, Scope: set.Scope, IssuedAt: set.IssuedAt.UTC(), ExpiresAt: set.ExpiresAt.UTC(),
 		Reason: string(set.Reason), Nonce: set.Nonce, By: set.By, Response: json.RawMessage(set.Response.Reveal()),
-		Consent: (*consentV1)(set.Consent),
+		Root: set.Root, Consent: (*consentV1)(set.Consent),
 	}
+	if !set.RefreshExpiresAt.IsZero() {
+		at := set.RefreshExpiresAt.UTC()
+		out.RefreshEnds = &at
+	}
+	return out
 }
 
 // decodeRecord reads the plain stored form. Its errors never repeat what they read.
@@ -147,10 +154,14 @@ func decodeRecord(plain []byte) (connection.Record, error) {
 }
 
 func decodeTokenSet(in tokenSetV1) connection.TokenSet {
-	return connection.TokenSet{
+	out := connection.TokenSet{
 		Generation: in.Generation, AccessToken: secret.New(in.AccessToken), RefreshToken: secret.New(in.RefreshToken),
 		TokenType: in.TokenType, Scope: in.Scope, IssuedAt: in.IssuedAt, ExpiresAt: in.ExpiresAt,
 		Reason: connection.Reason(in.Reason), Nonce: in.Nonce, By: in.By, Response: secret.New(string(in.Response)),
-		Consent: (*connection.Consent)(in.Consent),
+		Root: in.Root, Consent: (*connection.Consent)(in.Consent),
 	}
+	if in.RefreshEnds != nil {
+		out.RefreshExpiresAt = *in.RefreshEnds
+	}
+	return out
 }

@@ -94,7 +94,7 @@ func (l *loopLab) Save(_ context.Context, rec connection.Record) error {
 	return nil
 }
 
-func (l *loopLab) Archive(context.Context, connection.ID, connection.TokenSet) error { return nil }
+func (l *loopLab) Archive(context.Context, connection.Record) error { return nil }
 
 func (l *loopLab) Lock(context.Context, connection.ID, uint64) (func() error, error) {
 	return func() error { return nil }, nil

@@ -17,8 +17,11 @@ import (
 	"github.com/caddyoauth/caddyoauth/internal/envelope"
 )
 
-// defaultHistory is how many superseded token sets are kept of each ID.
-const defaultHistory = 10
+// How many superseded token sets are kept of each ID.
+const (
+	defaultHistory = 10
+	maxHistory     = 1000
+)
 
 // unlockTimeout bounds the release of a storage lock, whose flight cannot end before it.
 const unlockTimeout = 10 * time.Second
@@ -36,6 +39,18 @@ func (s *recordStore) Load(ctx context.Context, id connection.ID) (connection.Re
 }
 
 func (s *recordStore) load(ctx context.Context, key string, id connection.ID) (connection.Record, error) {
+	rec, err := s.open(ctx, key)
+	if err != nil {
+		return connection.Record{}, err
+	}
+	if rec.ID != id {
+		return connection.Record{}, fmt.Errorf("%w: it belongs to another connection or subject", connection.ErrUnreadable)
+	}
+	return rec, nil
+}
+
+// open reads a record without knowing whose it is.
+func (s *recordStore) open(ctx context.Context, key string) (connection.Record, error) {
 	plain, err := s.unseal(ctx, key)
 	if err != nil {
 		return connection.Record{}, err
@@ -43,9 +58,6 @@ func (s *recordStore) load(ctx context.Context, key string, id connection.ID) (c
 	rec, err := decodeRecord(plain)
 	if err != nil {
 		return connection.Record{}, fmt.Errorf("%w: %w", connection.ErrUnreadable, err)
-	}
-	if rec.ID != id {
-		return connection.Record{}, fmt.Errorf("%w: it belongs to another connection or subject", connection.ErrUnreadable)
 	}
 	return rec, nil
 }
@@ -102,10 +114,10 @@ func put(ctx context.Context, storage certmagic.Storage, key string, sealed []by
 	return storage.Store(ctx, key, sealed)
 }
 
-// Archive implements connection.Store. A generation's place in the history is its own record with nothing but that token set.
-func (s *recordStore) Archive(ctx context.Context, id connection.ID, set connection.TokenSet) error {
-	rec := connection.Record{ID: id, Current: set, UpdatedAt: set.IssuedAt}
-	if err := s.save(ctx, historyKey(id, set.Generation), rec); err != nil {
+// Archive implements connection.Store.
+func (s *recordStore) Archive(ctx context.Context, rec connection.Record) error {
+	id := rec.ID
+	if err := s.save(ctx, historyKey(id, rec.Current.Generation), rec); err != nil {
 		return err
 	}
 	generations, err := s.generations(ctx, id)
@@ -140,6 +152,73 @@ func (s *recordStore) generations(ctx context.Context, id connection.ID) ([]uint
 	}
 	slices.Sort(generations)
 	return generations, nil
+}
+
+// records returns everything that is kept of an ID, the current record at the end. What another instance removes meanwhile is
+// left out.
+func (s *recordStore) records(ctx context.Context, id connection.ID) ([]connection.Record, error) {
+	generations, err := s.generations(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	keys := make([]string, 0, len(generations)+1)
+	for _, generation := range generations {
+		keys = append(keys, historyKey(id, generation))
+	}
+	var all []connection.Record
+	for _, key := range append(keys, recordKey(id)) {
+		rec, err := s.load(ctx, key, id)
+		if errors.Is(err, connection.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, rec)
+	}
+	return all, nil
+}
+
+// subjects returns the current records of all subjects of a connection. Their keys are digests, so each is opened to learn its
+// subject. unreadable counts those that do not open.
+func (s *recordStore) subjects(ctx context.Context, id connection.ID) (all []connection.Record, unreadable int, err error) {
+	keys, err := s.storage.List(ctx, connectionDir(id), true)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, 0, nil
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, key := range keys {
+		if path.Base(key) != recordFile {
+			continue
+		}
+		rec, err := s.open(ctx, key)
+		switch {
+		case errors.Is(err, connection.ErrNotFound): // removed meanwhile
+		case errors.Is(err, connection.ErrUnreadable), err == nil && recordKey(rec.ID) != key:
+			unreadable++
+		case err != nil:
+			return nil, 0, err
+		case rec.ID.Subject != "":
+			all = append(all, rec)
+		}
+	}
+	return all, unreadable, nil
+}
+
+// forgetHistory removes the superseded token sets of an ID.
+func (s *recordStore) forgetHistory(ctx context.Context, id connection.ID) error {
+	generations, err := s.generations(ctx, id)
+	if err != nil {
+		return err
+	}
+	for _, generation := range generations {
+		if err := s.storage.Delete(ctx, historyKey(id, generation)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // Lock implements connection.Store.

@@ -98,7 +98,7 @@ func TestMovedRecordDoesNotOpen(t *testing.T) {
 	if err := store.Save(t.Context(), storedRecord(own, 2)); err != nil {
 		t.Fatal(err)
 	}
-	if err := store.Archive(t.Context(), own, storedSet(1)); err != nil {
+	if err := store.Archive(t.Context(), storedRecord(own, 1)); err != nil {
 		t.Fatal(err)
 	}
 	copyTo := func(from, to string) {
@@ -148,7 +148,7 @@ func TestNothingReadableOnDisk(t *testing.T) {
 		if err := store.Save(t.Context(), storedRecord(id, generation)); err != nil {
 			t.Fatal(err)
 		}
-		if err := store.Archive(t.Context(), id, storedSet(generation)); err != nil {
+		if err := store.Archive(t.Context(), storedRecord(id, generation)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -203,7 +203,7 @@ func TestHistoryIsBounded(t *testing.T) {
 		t.Fatalf("an empty history: %v, %v", generations, err)
 	}
 	for generation := uint64(1); generation <= 25; generation++ {
-		if err := store.Archive(t.Context(), id, storedSet(generation)); err != nil {
+		if err := store.Archive(t.Context(), storedRecord(id, generation)); err != nil {
 			t.Fatal(err)
 		}
 		if generation == 3 { // what a crash of FileStorage and a curious operator leave behind

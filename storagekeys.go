@@ -32,12 +32,16 @@ func keyPart(tuple ...string) string {
 	return hex.EncodeToString(hash.Sum(nil)[:16])
 }
 
-// recordDir is where everything about one ID is kept.
-func recordDir(id connection.ID) string {
+// connectionDir is where everything about a connection is kept, whatever the subject.
+func connectionDir(id connection.ID) string {
 	return path.Join(storageRoot,
 		"tenants", keyPart("tenant", id.Tenant),
-		"connections", keyPart("connection", id.Tenant, id.Connection),
-		keyPart("subject", id.Tenant, id.Connection, id.Subject))
+		"connections", keyPart("connection", id.Tenant, id.Connection))
+}
+
+// recordDir is where everything about one ID is kept.
+func recordDir(id connection.ID) string {
+	return connectionDir(id) + "/" + keyPart("subject", id.Tenant, id.Connection, id.Subject)
 }
 
 // recordKey is where the current record of an ID is kept.

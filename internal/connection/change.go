@@ -3,7 +3,6 @@ package connection
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/caddyoauth/caddyoauth/internal/oauth"
@@ -23,22 +22,8 @@ func Authorized(resp *oauth.TokenResponse, given *Consent, set *Settings, by str
 		if err != nil {
 			return rec, err
 		}
-		next.Reason, next.By, next.Consent = ReasonAuthorized, by, given
+		next.Reason, next.By, next.Consent, next.Root = ReasonAuthorized, by, given, next.Generation
 		return refreshed(rec, next, now), nil
-	}
-}
-
-// RolledBack is the change that brings an earlier token set back as a new generation. by is who did it.
-func RolledBack(earlier TokenSet, set *Settings, by string) Change {
-	return func(rec Record, now time.Time) (Record, error) {
-		switch {
-		case earlier.AccessToken.IsZero():
-			return rec, errors.New("roll back: that generation holds no token")
-		case earlier.Generation >= rec.Current.Generation:
-			return rec, fmt.Errorf("roll back: generation %d is not an earlier one", earlier.Generation)
-		}
-		earlier.Generation, earlier.Reason, earlier.By, earlier.Nonce = rec.Current.Generation+1, ReasonRolledBack, by, set.Nonce
-		return refreshed(rec, earlier, now), nil
 	}
 }
 
@@ -101,7 +86,7 @@ func (r *refresh) apply(ctx context.Context) (*Published, error) {
 		}
 		unlock()
 	}
-	return nil, errors.Join(err, errBusy)
+	return nil, errors.Join(err, ErrBusy)
 }
 
 // put saves the changed record, and archives the token set before it.
@@ -118,7 +103,7 @@ func (r *refresh) put(ctx context.Context, rec Record) (*Published, error) {
 	if next.Status.NeedsPerson() {
 		p = nil
 	} else {
-		r.archive(ctx, rec.Current)
+		r.archive(ctx, rec) // with its status and an open outcome: a rollback must know of them
 	}
 	r.later(Event{Kind: KindChanged, Status: next.Status, Generation: next.Current.Generation, ExpiresAt: next.Current.ExpiresAt})
 	return p, nil

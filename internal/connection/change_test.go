@@ -125,25 +125,6 @@ func TestChangeGoesOnWithoutItsCaller(t *testing.T) {
 	})
 }
 
-func TestRolledBack(t *testing.T) {
-	virtual(t, func(t *testing.T) {
-		i := newInstance(t, people)
-		first := i.authorize("one").TokenSet()
-		i.authorize("two")
-		p, err := i.Apply(t.Context(), i.set, connection.RolledBack(first, i.set, "operator"))
-		is(t, "error", err, nil)
-		is(t, "generation", p.Generation(), 3)
-		is(t, "the token", i.token().TokenSet().AccessToken.Reveal(), "access-one")
-		is(t, "reason", i.store.Get(alice).Current.Reason, connection.ReasonRolledBack)
-		for name, bad := range map[string]connection.TokenSet{"the current one": p.TokenSet(), "an empty one": {Generation: 1}} {
-			if _, err := i.Apply(t.Context(), i.set, connection.RolledBack(bad, i.set, "operator")); err == nil {
-				t.Errorf("rolled back to %s", name)
-			}
-		}
-		i.generation(3)
-	})
-}
-
 func TestDisconnected(t *testing.T) {
 	virtual(t, func(t *testing.T) {
 		i := newInstance(t, people)

@@ -65,6 +65,7 @@ const (
 	ReasonExpired  Reason = "expired"  // the old one had no usable time left
 	ReasonAhead    Reason = "ahead"    // in the background, before expiry
 	ReasonRejected Reason = "rejected" // the resource server answered 401 to the old one
+	ReasonForced   Reason = "forced"   // somebody asked for it
 
 	ReasonAuthorized   Reason = "authorized"   // a person authorized
 	ReasonRolledBack   Reason = "rolled_back"  // an earlier generation was brought back
@@ -80,12 +81,17 @@ type TokenSet struct {
 	TokenType    string // as the server sent it
 	Scope        string // as granted; "" = as requested
 	IssuedAt     time.Time
-	ExpiresAt    time.Time   // never zero in a stored set: the default lifetime is applied when the server is silent
-	Reason       Reason      // why it was obtained
-	Nonce        string      // which process obtained it
-	By           string      // who authorized, rolled back or disconnected; "" for refreshes
-	Response     secret.Text // the whole response without the two tokens, as JSON
-	Consent      *Consent    // what the authorization brought besides the tokens; nil for machines. Never changed, only replaced
+	ExpiresAt    time.Time // never zero in a stored set: the default lifetime is applied when the server is silent
+
+	// RefreshExpiresAt is when the refresh token dies of age, as far as it is known; zero = not known, or never.
+	RefreshExpiresAt time.Time
+
+	Reason   Reason      // why it was obtained
+	Nonce    string      // which process obtained it
+	By       string      // who authorized, forced, rolled back or disconnected; "" for other refreshes
+	Root     uint64      // the generation with which the person authorized; 0 = a machine's, or not known
+	Response secret.Text // the whole response without the two tokens, as JSON
+	Consent  *Consent    // what the authorization brought besides the tokens; nil for machines. Never changed, only replaced
 }
 
 // Consent is what a person's authorization brought along besides the tokens. It goes on from generation to generation until the

@@ -12,7 +12,7 @@ import (
 
 // gain ends an exchange that gave a new token set: it is saved, then published.
 func (r *refresh) gain(ctx context.Context, rec Record, next TokenSet) (*Published, error) {
-	old := rec.Current
+	old := rec
 	rec = refreshed(rec, next, time.Now())
 	p := r.set.publish(next, time.Now())
 	p.afterRejection = r.want.reason == ReasonRejected
@@ -20,7 +20,7 @@ func (r *refresh) gain(ctx context.Context, rec Record, next TokenSet) (*Publish
 		return nil, err
 	}
 	p = r.compare(ctx, rec, p)
-	r.archive(ctx, old)
+	r.archive(ctx, refreshed(old, old.Current, old.UpdatedAt)) // how it ended is known
 	r.source.stats.Refreshes.Add(1)
 	r.later(Event{Kind: KindRefreshed, Status: StatusActive, Generation: p.Generation(), ExpiresAt: p.ExpiresAt()})
 	return p, nil
@@ -53,13 +53,13 @@ func (r *refresh) unusable(ctx context.Context, rec Record, next TokenSet, err e
 	if next.RefreshToken.Equal(rec.Current.RefreshToken) {
 		return r.refused(ctx, rec, err)
 	}
-	old := rec.Current
+	old := rec
 	rec = failed(rec, err, time.Now())
-	rec.Current, rec.Intent = rotated(old, next), nil
+	rec.Current, rec.Intent = rotated(old.Current, next), nil
 	if saveErr := r.save(rec, r.set.publish(rec.Current, time.Now())); saveErr != nil {
 		return nil, errors.Join(err, saveErr)
 	}
-	r.archive(ctx, old)
+	r.archive(ctx, refreshed(old, old.Current, old.UpdatedAt))
 	return nil, err
 }
 

@@ -17,16 +17,17 @@ const (
 )
 
 // errSuperseded means that the generation was replaced while its lock was waited for, or while we asked for the next.
-var errSuperseded = &finding{"another instance replaced the token meanwhile", &oauth.Error{Class: oauth.RetryLater, Code: "busy"}}
+var errSuperseded = &finding{"another instance replaced the token meanwhile", &oauth.Error{Class: oauth.RetryLater, Code: codeBusy}}
 
-// errBusy means that the generation is being replaced by somebody who holds its lock.
-var errBusy = &finding{"another instance is refreshing the token", &oauth.Error{Class: oauth.RetryLater, Code: "busy"}}
+// ErrBusy means that the generation is being replaced by somebody who holds its lock.
+var ErrBusy error = &finding{"another instance is refreshing the token", &oauth.Error{Class: oauth.RetryLater, Code: codeBusy}}
 
 // storageError marks a failure of storage: nothing was sent because of it, and waiting may help.
 type storageError struct{ err error }
 
-func (e *storageError) Error() string { return "use storage: " + e.err.Error() }
-func (e *storageError) Unwrap() error { return e.err }
+func (e *storageError) Error() string        { return "use storage: " + e.err.Error() }
+func (e *storageError) Unwrap() error        { return e.err }
+func (e *storageError) Is(target error) bool { return target == ErrStorage }
 
 // refresh is one flight's work: the steps from the lock to the published token set, in the order of run and replace.
 type refresh struct {
@@ -48,6 +49,7 @@ func (r *refresh) run(ctx context.Context) (*Published, error) {
 		if p := r.adopt(rec); p != nil {
 			return p, nil
 		}
+		r.hold(rec)
 		if err := r.permitted(rec); err != nil {
 			return nil, err
 		}
@@ -69,7 +71,7 @@ func (r *refresh) run(ctx context.Context) (*Published, error) {
 	if err != nil {
 		return nil, err
 	}
-	return nil, errBusy
+	return nil, ErrBusy
 }
 
 // load returns the record to go on from: the stored one, unless this process knows a later generation.
@@ -185,7 +187,7 @@ func (r *refresh) lock(ctx context.Context, rec Record) (unlock func(), err erro
 	case stored.Current.Generation != rec.Current.Generation:
 		return nil, errSuperseded
 	case stored.Intent != nil && time.Since(stored.Intent.At) < r.set.Policy.lease():
-		return nil, errBusy
+		return nil, ErrBusy
 	}
 	r.source.stats.TakeOvers.Add(1)
 	r.event(Event{Kind: KindTakenOver, Generation: rec.Current.Generation})
@@ -218,7 +220,7 @@ func (r *refresh) replace(ctx context.Context, rec Record) (*Published, error) {
 		return r.refused(ctx, rec, err)
 	}
 	next, err := accept(before, resp, r.set, time.Now())
-	next.Reason = r.want.reason
+	next.Reason, next.By = r.want.reason, r.want.by
 	switch {
 	case err != nil:
 		return r.unusable(ctx, rec, next, err)

@@ -107,15 +107,15 @@ func (r *refresh) lockLost(err error) {
 	r.event(Event{Kind: KindLockLost, Err: err})
 }
 
-// archive moves the superseded set into the history. A failure costs history, not the connection.
-func (r *refresh) archive(ctx context.Context, old TokenSet) {
-	if old.AccessToken.IsZero() {
+// archive moves the record with the superseded set into the history. A failure costs history, not the connection.
+func (r *refresh) archive(ctx context.Context, old Record) {
+	if old.Current.AccessToken.IsZero() {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, storageTimeout)
 	defer cancel()
-	if err := r.store().Archive(ctx, r.source.id, old); err != nil {
+	if err := r.store().Archive(ctx, old); err != nil {
 		r.source.stats.StorageErrors.Add(1)
-		r.event(Event{Kind: KindHistory, Generation: old.Generation, Err: err})
+		r.event(Event{Kind: KindHistory, Generation: old.Current.Generation, Err: err})
 	}
 }

@@ -64,8 +64,19 @@ func (s *Source) unavailable(code string) *Unavailable {
 	return &Unavailable{ID: s.id, Status: StatusFailing, Code: code, RetryAt: time.Now().Add(backoffBase)}
 }
 
-// codeStorage is the code of every failure of storage.
-const codeStorage = "storage"
+// Codes of our own that say more than that an attempt failed.
+const (
+	codeStorage    = "storage"    // every failure of storage
+	codeBusy       = "busy"       // another instance is at it
+	codeTimeout    = "timeout"    // the flight goes on, the waiter does not
+	codeSuperseded = "superseded" // what was obtained was not what was waited for
+	codeClosed     = "closed"     // the configuration has ended
+)
+
+// Busy reports whether trying again in a moment is likely to help: the attempt did not fail, it was not ours or is not over.
+func (e *Unavailable) Busy() bool {
+	return e.Code == codeBusy || e.Code == codeTimeout || e.Code == codeSuperseded || e.Code == codeClosed
+}
 
 // classify turns a failed attempt into what requests are told, and until when they are told it. Nobody reads error text.
 func (s *Source) classify(err error, attempts int) *Unavailable {
@@ -76,7 +87,6 @@ func (s *Source) classify(err error, attempts int) *Unavailable {
 	}
 	u := &Unavailable{ID: s.id, Status: StatusFailing, Code: "internal", Err: err}
 	var reply *oauth.Error
-	var storage *storageError
 	switch {
 	case errors.As(err, &reply) && reply.Class == oauth.Misconfigured:
 		u.Status, u.Code = StatusMisconfigured, reply.Code
@@ -84,7 +94,7 @@ func (s *Source) classify(err error, attempts int) *Unavailable {
 	case errors.As(err, &reply):
 		u.Code = reply.Code
 		u.RetryAt = now.Add(max(reply.RetryAfter, backoff(backoffBase, backoffMax, attempts)))
-	case errors.As(err, &storage):
+	case errors.Is(err, ErrStorage):
 		u.Code = codeStorage
 		u.RetryAt = now.Add(backoff(backoffBase, backoffMax, attempts))
 	default:

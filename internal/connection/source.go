@@ -56,6 +56,7 @@ type want struct {
 	reason Reason
 	newer  uint64 // only a generation above this one will do
 	change Change // what to do instead of refreshing; nil = refresh
+	by     string // who wants it; "" for what nobody asked for
 }
 
 // flight is the one refresh under way. result and err are written before done is closed.
@@ -118,7 +119,7 @@ func (s *Source) obtain(ctx context.Context, set *Settings, p *Published) (*Publ
 func (s *Source) await(ctx context.Context, set *Settings, w want) (*Published, error) {
 	if set.Tasks.Closed() {
 		if set = s.live(); set == nil {
-			return nil, s.unavailable("closed")
+			return nil, s.unavailable(codeClosed)
 		}
 	}
 	if set.Tasks.isStopped() {
@@ -141,7 +142,7 @@ func (s *Source) await(ctx context.Context, set *Settings, w want) (*Published, 
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-timeout.C:
-			return nil, s.unavailable("timeout")
+			return nil, s.unavailable(codeTimeout)
 		}
 		if f.want.change != nil {
 			continue
@@ -156,10 +157,13 @@ func (s *Source) await(ctx context.Context, set *Settings, w want) (*Published, 
 			return nil, s.unavailable(codeStorage) // no further rotation until it is saved
 		}
 		if f.want.newer >= w.newer {
+			if w.reason == ReasonForced {
+				return f.result, nil // the server gave the same token again: that is its answer
+			}
 			break
 		}
 	}
-	return nil, s.unavailable("superseded")
+	return nil, s.unavailable(codeSuperseded)
 }
 
 // join returns the flight under way or starts one, unless what w asks for was published since the caller looked. During the
@@ -174,7 +178,7 @@ func (s *Source) join(set *Settings, w want) (*flight, error) {
 	if p := s.published.Load(); p != nil && p.satisfies(w, now) {
 		return &flight{done: closed, result: p}, nil
 	}
-	if s.lastErr != nil && now.Before(s.retryAt) && s.paused(set) {
+	if s.lastErr != nil && now.Before(s.retryAt) && s.paused(set) && (w.reason != ReasonForced || askedFor(s.lastErr)) {
 		return nil, s.lastErr
 	}
 	return s.launch(set, w), nil
@@ -234,7 +238,7 @@ func (s *Source) fly(f *flight, set *Settings, w want) {
 	}
 }
 
-// settle publishes p, the only place that does, and wakes the waiters. final frees the way for the next flight; without it
+// settle publishes what a flight brought, the only place that does, and wakes the waiters. final frees the way for the next flight; without it
 // the flight goes on to save what it has published.
 func (s *Source) settle(f *flight, p *Published, final bool) {
 	s.mu.Lock()
@@ -315,14 +319,19 @@ func (s *Source) settleFailure(r *refresh, err error) {
 // pause, and an outage that was shorter than the token would be noticed. A pause that the server asked for is kept.
 func (s *Source) hasten(u *Unavailable, err error) {
 	p := s.published.Load()
-	var reply *oauth.Error
-	if p == nil || u.Status != StatusFailing || errors.As(err, &reply) && reply.RetryAfter > 0 {
+	if p == nil || u.Status != StatusFailing || askedFor(err) {
 		return
 	}
 	left := time.Until(p.usableUntil)
 	if soon := time.Now().Add(max(left/2, hastyPause)); left > hastyPause && soon.Before(u.RetryAt) {
 		u.RetryAt = soon
 	}
+}
+
+// askedFor reports whether the pause after this failure is one that the server asked for.
+func askedFor(err error) bool {
+	var reply *oauth.Error
+	return errors.As(err, &reply) && reply.RetryAfter > 0
 }
 
 func (f *flight) resolved() bool {

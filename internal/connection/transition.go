@@ -47,11 +47,15 @@ func accept(current TokenSet, resp *oauth.TokenResponse, s *Settings, now time.T
 		Response:    resp.Response,
 		Nonce:       s.Nonce,
 		Consent:     current.Consent,
+		Root:        current.Root,
 	}
 	if ways[s.Grant].refreshes {
-		next.RefreshToken = resp.RefreshToken
+		next.RefreshToken, next.RefreshExpiresAt = resp.RefreshToken, resp.RefreshExpiresAt
 		if next.RefreshToken.IsZero() {
 			next.RefreshToken = current.RefreshToken
+		}
+		if next.RefreshExpiresAt.IsZero() && next.RefreshToken.Equal(current.RefreshToken) {
+			next.RefreshExpiresAt = current.RefreshExpiresAt
 		}
 	}
 	if next.ExpiresAt.IsZero() {
@@ -73,6 +77,7 @@ func accept(current TokenSet, resp *oauth.TokenResponse, s *Settings, now time.T
 // one: everything else stays, so that nobody takes the unusable token for a good one.
 func rotated(current, next TokenSet) TokenSet {
 	current.Generation, current.RefreshToken, current.Nonce = next.Generation, next.RefreshToken, next.Nonce
+	current.RefreshExpiresAt = next.RefreshExpiresAt
 	return current
 }
 

@@ -37,10 +37,13 @@ func same(t *testing.T, got, want connection.Record) {
 	check("scope", g.Scope == w.Scope)
 	check("reason", g.Reason == w.Reason)
 	check("nonce", g.Nonce == w.Nonce)
+	check("by", g.By == w.By)
+	check("root", g.Root == w.Root)
 	check("response", g.Response.Equal(w.Response))
 	check("consent", reflect.DeepEqual(g.Consent, w.Consent))
 	moment("issue time", g.IssuedAt, w.IssuedAt)
 	moment("expiry", g.ExpiresAt, w.ExpiresAt)
+	moment("refresh token's end", g.RefreshExpiresAt, w.RefreshExpiresAt)
 
 	check("intent", (got.Intent == nil) == (want.Intent == nil))
 	if got.Intent != nil && want.Intent != nil {

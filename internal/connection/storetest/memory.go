@@ -34,7 +34,7 @@ type Memory struct {
 	mu       sync.Mutex // guards all fields
 	records  map[connection.ID]connection.Record
 	previous map[connection.ID]connection.Record
-	history  map[connection.ID][]connection.TokenSet
+	history  map[connection.ID][]connection.Record
 	held     map[lockName]chan struct{} // closed when the lock is free again
 	faults   Faults
 	used     Use
@@ -158,20 +158,27 @@ func (m *Memory) Delete(id connection.ID) {
 }
 
 // Archive implements connection.Store.
-func (m *Memory) Archive(ctx context.Context, id connection.ID, set connection.TokenSet) error {
+func (m *Memory) Archive(ctx context.Context, rec connection.Record) error {
 	if err := m.begin(ctx, &m.used.Archives, func(f *Faults) **Fault { return &f.Archive }); err != nil {
 		return err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.history == nil {
-		m.history = make(map[connection.ID][]connection.TokenSet)
+		m.history = make(map[connection.ID][]connection.Record)
 	}
-	kept := slices.DeleteFunc(m.history[id], func(old connection.TokenSet) bool { return old.Generation == set.Generation })
-	kept = append(kept, plainSet(set))
-	slices.SortFunc(kept, func(a, b connection.TokenSet) int { return int(a.Generation) - int(b.Generation) })
-	m.history[id] = kept[max(0, len(kept)-memoryHistory):]
+	kept := slices.DeleteFunc(m.history[rec.ID], func(old connection.Record) bool { return old.Current.Generation == rec.Current.Generation })
+	kept = append(kept, plainRecord(rec))
+	slices.SortFunc(kept, func(a, b connection.Record) int { return int(a.Current.Generation) - int(b.Current.Generation) })
+	m.history[rec.ID] = kept[max(0, len(kept)-memoryHistory):]
 	return nil
+}
+
+// Records returns the history with the current record at its end.
+func (m *Memory) Records(id connection.ID) []connection.Record {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return append(slices.Clone(m.history[id]), plainRecord(m.records[id]))
 }
 
 // History implements [Historian].
@@ -179,8 +186,8 @@ func (m *Memory) History(_ context.Context, id connection.ID) ([]uint64, error) 
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var generations []uint64
-	for _, set := range m.history[id] {
-		generations = append(generations, set.Generation)
+	for _, rec := range m.history[id] {
+		generations = append(generations, rec.Current.Generation)
 	}
 	return generations, nil
 }
@@ -258,7 +265,7 @@ func plainRecord(rec connection.Record) connection.Record {
 }
 
 func plainSet(set connection.TokenSet) connection.TokenSet {
-	set.IssuedAt, set.ExpiresAt = set.IssuedAt.Round(0), set.ExpiresAt.Round(0)
+	set.IssuedAt, set.ExpiresAt, set.RefreshExpiresAt = set.IssuedAt.Round(0), set.ExpiresAt.Round(0), set.RefreshExpiresAt.Round(0)
 	return set
 }
 

@@ -61,6 +61,7 @@ func sampleSet(generation uint64) connection.TokenSet {
 		Generation:  generation,
 		AccessToken: secret.New(fmt.Sprintf("access-%d \x00\"\u2028é", generation)), RefreshToken: secret.New(fmt.Sprintf("refresh-%d", generation)),
 		TokenType: "bEaReR", Scope: "read:all write", IssuedAt: at(-time.Minute), ExpiresAt: at(time.Hour),
+		RefreshExpiresAt: at(24 * time.Hour), Root: 2, By: "jane",
 		Reason: connection.ReasonAhead, Nonce: "process-1", Response: secret.New(`{"expires_in":3600,"instance_url":"https://eu.example"}`),
 		Consent: &connection.Consent{
 			Requested: []string{"read:all"}, Fields: map[string]string{"shop": "é\u2028"}, Callback: map[string]string{"realmId": "1"},
@@ -164,7 +165,7 @@ func endedContext(t *testing.T, s connection.Store) {
 		defer close(ended)
 		_, _ = s.Load(ctx, someone)
 		_ = s.Save(ctx, sample(someone, 1))
-		_ = s.Archive(ctx, someone, sampleSet(1))
+		_ = s.Archive(ctx, sample(someone, 1))
 		if unlock, err := s.Lock(ctx, someone, 1); err == nil {
 			_ = unlock()
 		}
@@ -182,12 +183,12 @@ func history(t *testing.T, s connection.Store) {
 	current := sample(someone, archived+1)
 	save(t, s, current)
 	for generation := range uint64(archived) {
-		if err := s.Archive(t.Context(), someone, sampleSet(generation+1)); err != nil {
+		if err := s.Archive(t.Context(), sample(someone, generation+1)); err != nil {
 			t.Fatalf("archive: %v", err)
 		}
 	}
 	for range 2 { // the same generation twice is one
-		if err := s.Archive(t.Context(), other, sampleSet(3)); err != nil {
+		if err := s.Archive(t.Context(), sample(other, 3)); err != nil {
 			t.Fatalf("archive: %v", err)
 		}
 	}

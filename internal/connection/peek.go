@@ -1,0 +1,75 @@
+package connection
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// State is what may be shown of a token set: as it is stored, and as this process knows it. It holds no token.
+type State struct {
+	Snapshot
+	Reason           Reason // why the generation was obtained
+	By               string
+	Scope            string    // as granted; "" = as requested
+	RefreshExpiresAt time.Time // zero = not known, or never
+	Renewable        bool      // there is something to refresh with
+	Consent          *Consent  // nil for machines
+}
+
+// Peek returns the state without asking the provider and without counting as a use. It reads the storage once, since another
+// instance may know more. With an error, the state is what this process knows.
+func (s *Source) Peek(ctx context.Context, set *Settings) (State, error) {
+	rec, err := loaded(ctx, set, s.id)
+	if err != nil {
+		return State{Snapshot: s.Snapshot()}, err
+	}
+	if p := s.published.Load(); p != nil && p.Generation() > rec.Current.Generation {
+		rec.Current, rec.Status, rec.Failure = p.set, StatusActive, nil // a storage that fails has not seen it yet
+	}
+	return StateOf(rec, set).with(s.Snapshot(), rec.UpdatedAt), nil
+}
+
+// loaded reads what is stored; nothing is an empty record.
+func loaded(ctx context.Context, set *Settings, id ID) (Record, error) {
+	ctx, cancel := context.WithTimeout(ctx, storageTimeout)
+	defer cancel()
+	rec, err := set.Store.Load(ctx, id)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return Record{ID: id, Status: StatusPending}, nil
+	case err != nil:
+		return Record{}, &storageError{fmt.Errorf("load the record: %w", err)}
+	}
+	return rec, nil
+}
+
+// StateOf returns the state of a token set as the record tells it.
+func StateOf(rec Record, set *Settings) State {
+	current := rec.Current
+	state := State{
+		Snapshot: Snapshot{
+			ID: rec.ID, Status: rec.Status, Generation: current.Generation, IssuedAt: current.IssuedAt, ExpiresAt: current.ExpiresAt,
+			Failure: rec.Failure,
+		},
+		Reason: current.Reason, By: current.By, Scope: current.Scope, Consent: current.Consent,
+		RefreshExpiresAt: current.RefreshExpiresAt, Renewable: !set.stuck(current),
+	}
+	if over := !time.Now().Before(current.ExpiresAt); over && !state.Renewable && !state.Status.NeedsPerson() {
+		state.Status = StatusAuthorizationRequired
+	}
+	return state
+}
+
+// with adds what only this process knows. A failure of its own counts if it came after what is stored.
+func (s State) with(memory Snapshot, stored time.Time) State {
+	s.LastUsed, s.Busy, s.NextAttempt = memory.LastUsed, memory.Busy, memory.NextAttempt
+	if memory.Generation == s.Generation {
+		s.RefreshAt, s.Unsaved = memory.RefreshAt, memory.Unsaved
+	}
+	if memory.Failure != nil && memory.Failure.At.After(stored) {
+		s.Status, s.Failure = memory.Status, memory.Failure
+	}
+	return s
+}

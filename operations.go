@@ -1,0 +1,277 @@
+package caddyoauth
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddyoauth/caddyoauth/internal/connection"
+)
+
+// What people and programs do to token sets, besides sending requests with them. Every surface calls these methods, and no result
+// of them holds a secret. Looking does not count as a use, and asks no provider.
+
+// Ref names a token set, and who acts on it.
+type Ref struct {
+	Connection string
+	Subject    string // whose; "" for a connection with one token set for all
+	By         string // who acts, kept with what the operation changes
+}
+
+// What an operation may end with, besides *connection.Unavailable, which says why there is no token, and the context's own error.
+var (
+	// ErrNotFound: there is no such connection, subject or generation.
+	ErrNotFound = errors.New("not found")
+	// ErrNotPersonal: the connection is not one that people authorize.
+	ErrNotPersonal = errors.New("the connection is not one that people authorize")
+	// ErrNoRollback: that generation cannot be brought back; the text says why.
+	ErrNoRollback = connection.ErrNoRollback
+	// ErrBusy: the token set is being changed at this moment; trying again helps.
+	ErrBusy = connection.ErrBusy
+	// ErrStorage: the storage cannot be read or written at the moment.
+	ErrStorage = connection.ErrStorage
+)
+
+// TokenView is what may be shown of a token set.
+type TokenView struct {
+	Connection string `json:"connection"`
+	Subject    string `json:"subject,omitempty"`
+	Status     string `json:"status"`
+	Code       string `json:"code,omitempty"` // of the last failed attempt
+	Generation uint64 `json:"generation,omitempty"`
+	Reason     string `json:"reason,omitempty"` // why the generation was obtained
+	By         string `json:"by,omitempty"`
+
+	IssuedAt         *time.Time `json:"issued_at,omitempty"`
+	ExpiresAt        *time.Time `json:"expires_at,omitempty"`
+	RefreshAt        *time.Time `json:"refresh_at,omitempty"` // when it is in use
+	RefreshExpiresAt *time.Time `json:"refresh_expires_at,omitempty"`
+	LastUsed         *time.Time `json:"last_used,omitempty"` // by this instance, since it started
+	NextAttempt      *time.Time `json:"next_attempt,omitempty"`
+	Attempts         int        `json:"attempts,omitempty"` // that failed in a row
+
+	Renewable bool `json:"renewable"`         // there is something to refresh with
+	Unsaved   bool `json:"unsaved,omitempty"` // in memory only, because storage fails
+	Busy      bool `json:"busy,omitempty"`    // a refresh or a change is under way
+
+	Granted   []string `json:"scopes_granted,omitempty"` // as far as the server says
+	AccountID string   `json:"account_id,omitempty"`
+	Label     string   `json:"label,omitempty"`
+}
+
+// GenerationView is what may be shown of one generation in the history.
+type GenerationView struct {
+	Generation uint64     `json:"generation"`
+	Current    bool       `json:"current,omitempty"`
+	Status     string     `json:"status,omitempty"` // how it ended, or how the current one is
+	Reason     string     `json:"reason,omitempty"`
+	By         string     `json:"by,omitempty"`
+	IssuedAt   *time.Time `json:"issued_at,omitempty"`
+	ExpiresAt  *time.Time `json:"expires_at,omitempty"`
+	Granted    []string   `json:"scopes_granted,omitempty"`
+	AccountID  string     `json:"account_id,omitempty"`
+	Label      string     `json:"label,omitempty"`
+}
+
+// SubjectList is what is stored of a connection that has a token set for each subject.
+type SubjectList struct {
+	Subjects   []TokenView `json:"subjects"`             // sorted by subject
+	Unreadable int         `json:"unreadable,omitempty"` // records that do not open
+}
+
+// resolve finds what a Ref names.
+func (a *App) resolve(ref Ref) (*activeConnection, sourceKey, error) {
+	c, ok := a.active.get(ref.Connection)
+	if !ok {
+		return nil, sourceKey{}, fmt.Errorf("connection %q: %w", ref.Connection, ErrNotFound)
+	}
+	key, err := c.keyOf(ref.Subject)
+	if err != nil {
+		return nil, sourceKey{}, fmt.Errorf("connection %q: subject: %w: %w", ref.Connection, ErrNotFound, err)
+	}
+	return c, key, nil
+}
+
+// personal is resolve for what only a connection of people has.
+func (a *App) personal(ref Ref) (*activeConnection, sourceKey, error) {
+	c, key, err := a.resolve(ref)
+	if err == nil && !c.needsPerson() {
+		err = fmt.Errorf("connection %q: %w", ref.Connection, ErrNotPersonal)
+	}
+	return c, key, err
+}
+
+// View returns the state of a token set, as it is stored and as this instance knows it. When the storage cannot be read the error
+// says so, and the view is what this instance knows.
+func (a *App) View(ctx context.Context, ref Ref) (TokenView, error) {
+	c, key, err := a.resolve(ref)
+	if err != nil {
+		return TokenView{}, err
+	}
+	state, err := a.engine.glance(key).Peek(ctx, c.settings)
+	return viewOf(state), err
+}
+
+// Refresh replaces a token set now, and returns the state after it.
+func (a *App) Refresh(ctx context.Context, ref Ref) (TokenView, error) {
+	c, key, err := a.resolve(ref)
+	if err != nil {
+		return TokenView{}, err
+	}
+	if _, err := a.engine.source(key).Refresh(ctx, c.settings, ref.By); err != nil {
+		return TokenView{}, asOperation(err)
+	}
+	return a.View(ctx, ref)
+}
+
+// asOperation has an error of a flight say what it is to the caller of an operation.
+func asOperation(err error) error {
+	var unavailable *connection.Unavailable
+	if errors.As(err, &unavailable) && unavailable.Busy() {
+		return fmt.Errorf("%w: %w", ErrBusy, err)
+	}
+	return err
+}
+
+// History returns every generation that is kept, the newest first.
+func (a *App) History(ctx context.Context, ref Ref) ([]GenerationView, error) {
+	_, key, err := a.resolve(ref)
+	if err != nil {
+		return nil, err
+	}
+	records, err := a.store.records(ctx, key.id)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrStorage, err)
+	}
+	views := make([]GenerationView, 0, len(records))
+	for i, rec := range slices.Backward(records) {
+		if rec.Current.Generation == 0 {
+			continue // nothing but a failure is stored
+		}
+		set := rec.Current
+		view := GenerationView{
+			Generation: set.Generation, Current: i == len(records)-1, Status: string(rec.Status), Reason: string(set.Reason), By: set.By,
+			IssuedAt: known(set.IssuedAt), ExpiresAt: known(set.ExpiresAt), Granted: granted(set.Scope, set.Consent),
+		}
+		if set.Consent != nil {
+			view.AccountID, view.Label = set.Consent.AccountID, set.Consent.Label
+		}
+		views = append(views, view)
+	}
+	return views, nil
+}
+
+// RollBack brings an earlier generation back as a new one, and returns the state after it.
+func (a *App) RollBack(ctx context.Context, ref Ref, generation uint64) (TokenView, error) {
+	c, key, err := a.personal(ref)
+	if err != nil {
+		return TokenView{}, err
+	}
+	records, err := a.store.records(ctx, key.id)
+	if err != nil {
+		return TokenView{}, fmt.Errorf("%w: %w", ErrStorage, err)
+	}
+	if _, err := a.engine.source(key).Apply(ctx, c.settings, connection.RolledBack(records, generation, c.settings, ref.By)); err != nil {
+		return TokenView{}, err
+	}
+	return a.View(ctx, ref)
+}
+
+// Disconnect ends a connection: the provider is told, if it can be, and what is stored is removed. A provider that is down does not
+// keep the connection alive here; told says whether it knows.
+func (a *App) Disconnect(ctx context.Context, ref Ref) (told bool, err error) {
+	c, key, err := a.personal(ref)
+	if err != nil {
+		return false, err
+	}
+	return a.end(ctx, c, a.engine.source(key), ref.By)
+}
+
+func (a *App) end(ctx context.Context, c *activeConnection, source *connection.Source, by string) (told bool, err error) {
+	ctx = context.WithoutCancel(ctx) // a closed tab must not leave the history behind
+	if c.consent.revocable {
+		err := c.revoke(ctx, source)
+		if told = err == nil; !told {
+			a.logger.Warn("the provider could not be told that a connection has ended; withdraw the consent in its own settings",
+				zap.String("connection", c.name), zap.String("subject", source.ID().Digest()), zap.Error(err))
+		}
+	}
+	if _, err := source.Apply(ctx, c.settings, connection.Disconnected(by)); err != nil {
+		return told, err
+	}
+	if err := a.store.forgetHistory(ctx, source.ID()); err != nil {
+		return told, fmt.Errorf("%w: %w", ErrStorage, err)
+	}
+	return told, nil
+}
+
+// revoke tells the provider that a connection ends, by the token that the provider wants to hear of.
+func (c *activeConnection) revoke(ctx context.Context, source *connection.Source) error {
+	if !c.consent.revokeAccess {
+		token, err := source.RefreshToken(ctx, c.settings)
+		if err != nil || token.IsZero() {
+			return err
+		}
+		return c.client.Revoke(ctx, token, "refresh_token")
+	}
+	p, err := source.Token(ctx, c.settings) // an expired one would not be accepted
+	var unavailable *connection.Unavailable
+	switch {
+	case errors.As(err, &unavailable) && unavailable.Status.NeedsPerson():
+		return nil // there is nothing to revoke
+	case err != nil:
+		return err
+	}
+	return c.client.Revoke(ctx, p.TokenSet().AccessToken, "access_token")
+}
+
+// Subjects returns the subjects of a connection of which something is stored. It opens every record of the connection.
+func (a *App) Subjects(ctx context.Context, name string) (SubjectList, error) {
+	c, ok := a.active.get(name)
+	if !ok {
+		return SubjectList{}, fmt.Errorf("connection %q: %w", name, ErrNotFound)
+	}
+	records, unreadable, err := a.store.subjects(ctx, c.key.id)
+	if err != nil {
+		return SubjectList{}, fmt.Errorf("%w: %w", ErrStorage, err)
+	}
+	list := SubjectList{Subjects: make([]TokenView, 0, len(records)), Unreadable: unreadable}
+	for _, rec := range records {
+		list.Subjects = append(list.Subjects, viewOf(connection.StateOf(rec, c.settings)))
+	}
+	slices.SortFunc(list.Subjects, func(a, b TokenView) int { return cmp.Compare(a.Subject, b.Subject) })
+	return list, nil
+}
+
+// viewOf turns a state into what is shown of it.
+func viewOf(state connection.State) TokenView {
+	view := TokenView{
+		Connection: state.ID.Connection, Subject: state.ID.Subject, Status: string(state.Status), Generation: state.Generation,
+		Reason: string(state.Reason), By: state.By,
+		IssuedAt: known(state.IssuedAt), ExpiresAt: known(state.ExpiresAt), RefreshAt: known(state.RefreshAt),
+		RefreshExpiresAt: known(state.RefreshExpiresAt), LastUsed: known(state.LastUsed), NextAttempt: known(state.NextAttempt),
+		Renewable: state.Renewable, Unsaved: state.Unsaved, Busy: state.Busy, Granted: granted(state.Scope, state.Consent),
+	}
+	if state.Failure != nil {
+		view.Code, view.Attempts = state.Failure.Code, state.Failure.Attempts
+	}
+	if state.Consent != nil {
+		view.AccountID, view.Label = state.Consent.AccountID, state.Consent.Label
+	}
+	return view
+}
+
+// granted lists the scopes that were granted: as the server says, or as requested where it says nothing (RFC 6749 section 5.1).
+// Some servers separate them by commas.
+func granted(scope string, consent *connection.Consent) []string {
+	if scope == "" && consent != nil {
+		return consent.Requested
+	}
+	return strings.FieldsFunc(scope, func(r rune) bool { return r == ' ' || r == ',' })
+}
