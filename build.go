@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"net/url"
 	"os"
@@ -109,6 +108,7 @@ type consent struct {
 func (c *Connection) build(name string) (*built, error) {
 	r := &resolver{repl: caddy.NewReplacer()}
 	preset := c.preset(r)
+	c.amend(r, preset)
 	conf := c.wire(r, preset)
 	out := &built{
 		id:       connection.ID{Tenant: r.text("tenant", c.Tenant), Connection: name},
@@ -156,7 +156,6 @@ func (c *Connection) wire(r *resolver, preset *provider.Provider) oauth.Config {
 	conf := oauth.Config{
 		TokenEndpoint:         cmp.Or(r.endpoint("token_endpoint", c.TokenEndpoint, c.InsecureHTTP), preset.TokenEndpoint),
 		AuthorizationEndpoint: cmp.Or(r.endpoint("authorization_endpoint", c.AuthorizationEndpoint, c.InsecureHTTP), preset.AuthorizationEndpoint),
-		RevocationEndpoint:    r.endpoint("revocation_endpoint", c.RevocationEndpoint, c.InsecureHTTP),
 		ClientID:              r.text("client_id", c.ClientID),
 		Timeout:               time.Duration(c.Timeout), // 0 = the default, in both packages 15 s
 		Resources:             r.texts("resource", c.Resource),
@@ -169,9 +168,7 @@ func (c *Connection) wire(r *resolver, preset *provider.Provider) oauth.Config {
 	}
 	shapeFor(&conf, preset)
 	c.buildAuthentication(r, &conf, preset)
-	if conf.RevocationEndpoint == "" {
-		revokeAs(&conf, preset) // else it is the user's own, and of RFC 7009
-	}
+	revokeAs(&conf, preset)
 	return conf
 }
 
@@ -180,8 +177,6 @@ func (c *Connection) wire(r *resolver, preset *provider.Provider) oauth.Config {
 func (c *Connection) scopes(r *resolver, preset *provider.Provider, grant string) []string {
 	wanted := r.texts("scopes", c.Scopes)
 	switch {
-	case preset.Name == "":
-		return wanted
 	case grant != oauth.GrantClientCredentials:
 		return preset.Scopes(wanted)
 	case len(wanted) > 0:
@@ -223,23 +218,18 @@ func (c *Connection) buildRules(r *resolver) ruleSet {
 
 // buildConsent settles how people authorize.
 func (c *Connection) buildConsent(r *resolver, preset *provider.Provider, conf oauth.Config) consent {
-	params := maps.Clone(preset.AuthParams)
-	if params == nil {
-		params = make(map[string]string, len(c.AuthParams))
-	}
-	maps.Copy(params, r.params("auth_param", c.AuthParams))
 	title, _, _ := strings.Cut(preset.Title, " (") // what follows is for operators
 	return consent{
 		title:      title,
 		issuer:     r.text("issuer", c.Issuer),
 		clientID:   conf.ClientID,
 		scopes:     slices.Clone(conf.Scopes),
-		authParams: params,
+		authParams: overridden(preset.AuthParams, r.params("auth_param", c.AuthParams)),
 		pkce:       preset.PKCE != provider.PKCEOmit,
 		openID:     slices.Contains(conf.Scopes, "openid"),
-		revocable:  conf.RevocationEndpoint != "" && (preset.Name == "" || c.RevocationEndpoint != "" || preset.Revocation.Automatic()),
+		revocable:  conf.RevocationEndpoint != "" && preset.Revocation.Automatic(),
 
-		revokeAccess: c.RevocationEndpoint == "" && revokesAccessToken(preset.Revocation),
+		revokeAccess: revokesAccessToken(preset.Revocation),
 
 		signed:   preset.CallbackHMAC,
 		callback: preset.CallbackFields,

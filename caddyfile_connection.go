@@ -67,6 +67,7 @@ var optionParsers = map[string]func(*caddyfile.Dispenser, *Connection) error{
 	"auth_param":         parseParam(func(c *Connection) *map[string]string { return &c.AuthParams }),
 	"header":             parseHeader,
 	"tls":                parseTokenEndpointTLS,
+	"quirks":             parseQuirks,
 }
 
 // parse reads one option.
@@ -139,8 +140,8 @@ func (o *options) digest() string {
 	return digest[:8]
 }
 
-func text(field func(*Connection) *string) func(*caddyfile.Dispenser, *Connection) error {
-	return func(d *caddyfile.Dispenser, c *Connection) error {
+func text[T any](field func(*T) *string) func(*caddyfile.Dispenser, *T) error {
+	return func(d *caddyfile.Dispenser, c *T) error {
 		if !d.Args(field(c)) || d.NextArg() {
 			return d.ArgErr()
 		}
@@ -151,8 +152,8 @@ func text(field func(*Connection) *string) func(*caddyfile.Dispenser, *Connectio
 	}
 }
 
-func list(field func(*Connection) *[]string) func(*caddyfile.Dispenser, *Connection) error {
-	return func(d *caddyfile.Dispenser, c *Connection) error {
+func list[T any](field func(*T) *[]string) func(*caddyfile.Dispenser, *T) error {
+	return func(d *caddyfile.Dispenser, c *T) error {
 		*field(c) = d.RemainingArgs()
 		if len(*field(c)) == 0 {
 			return d.ArgErr()
@@ -216,8 +217,8 @@ func parseClientCertificate(d *caddyfile.Dispenser, c *Connection) error {
 	return nil
 }
 
-func parseParam(field func(*Connection) *map[string]string) func(*caddyfile.Dispenser, *Connection) error {
-	return func(d *caddyfile.Dispenser, c *Connection) error {
+func parseParam[T any](field func(*T) *map[string]string) func(*caddyfile.Dispenser, *T) error {
+	return func(d *caddyfile.Dispenser, c *T) error {
 		option, params := d.Val(), field(c)
 		var name, value string
 		if !d.Args(&name, &value) || d.NextArg() {

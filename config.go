@@ -55,6 +55,9 @@ type Connection struct {
 	// TokenParams are sent to the token endpoint besides the standard parameters.
 	TokenParams map[string]string `json:"token_params,omitempty"`
 
+	// Quirks says in what the server differs from the standards and from the preset.
+	Quirks *Quirks `json:"quirks,omitempty"`
+
 	// Header says which header of the upstream request carries the token. Default: `Authorization` with `Bearer {token}`.
 	Header *HeaderInjection `json:"header,omitempty"`
 	// Query names a query parameter that carries the token instead of a header.

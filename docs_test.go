@@ -3,9 +3,11 @@ package caddyoauth
 import (
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -49,6 +51,20 @@ func TestDocumentedCaddyfiles(t *testing.T) {
 	}
 	if readme == 0 {
 		t.Error("README.md shows no Caddyfile")
+	}
+}
+
+// TestQuirksAreDocumented: each option has a row.
+func TestQuirksAreDocumented(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("docs/providers/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range slices.Concat(slices.Collect(maps.Keys(quirkParsers)), slices.Collect(maps.Keys(revocationParsers))) {
+		if !strings.Contains(string(page), "\n| `"+name+" ") {
+			t.Errorf("the page has no row for %s", name)
+		}
 	}
 }
 

@@ -44,11 +44,23 @@ func (c *Connection) confirms(r *resolver, preset *provider.Provider) map[string
 	return values
 }
 
+// amend changes the preset to what the connection says of its server: a revocation endpoint of one's own is that of RFC 7009, unless
+// its quirks say otherwise.
+func (c *Connection) amend(r *resolver, preset *provider.Provider) {
+	if own := r.endpoint("revocation_endpoint", c.RevocationEndpoint, c.InsecureHTTP); own != "" {
+		preset.RevocationEndpoint, preset.Revocation = own, provider.StandardRevocation(provider.KillsToken)
+	}
+	c.Quirks.amend(r, preset, c.InsecureHTTP)
+}
+
 // shapeFor sets the quirks of a preset's wire.
 func shapeFor(conf *oauth.Config, preset *provider.Provider) {
 	conf.RefreshEndpoint = preset.RefreshEndpoint
 	conf.CodeParams = unsaid(preset.TokenParams, conf.Params)
 	conf.RefreshParams = unsaid(preset.RefreshParams, conf.Params)
+	maps.DeleteFunc(conf.Params, func(name, value string) bool { // said to be left out
+		return value == "" && (preset.TokenParams[name] != "" || preset.RefreshParams[name] != "")
+	})
 	conf.SendScopeOnRefresh = preset.SendScopeOnRefresh
 	conf.ScopeSeparator = preset.ScopeSeparator
 	conf.BasicRaw, conf.SecretAsUser = preset.BasicRaw, preset.SecretAsUser

@@ -96,7 +96,7 @@ var chat = []Provider{
 		AuthorizationEndpoint: "https://discord.com/oauth2/authorize",
 		TokenEndpoint:         "https://discord.com/api/oauth2/token",
 		RevocationEndpoint:    "https://discord.com/api/oauth2/token/revoke",
-		Revocation:            standardRevocation(KillsGrant),
+		Revocation:            StandardRevocation(KillsGrant),
 		ClientAuth:            words(secretBasic + " " + secretPost),
 		BodyFormat:            Form, // JSON is refused
 		ScopeParam:            "scope",

@@ -114,7 +114,7 @@ var code = []Provider{
 		AuthorizationEndpoint: "https://{host}/oauth/authorize",
 		TokenEndpoint:         "https://{host}/oauth/token",
 		RevocationEndpoint:    "https://{host}/oauth/revoke",
-		Revocation:            standardRevocation(KillsToken),
+		Revocation:            StandardRevocation(KillsToken),
 		ClientAuth:            words(secretPost + " " + secretBasic),
 		BodyFormat:            Form,
 		ScopeParam:            "scope",

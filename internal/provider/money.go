@@ -192,7 +192,7 @@ var money = []Provider{
 		AuthorizationEndpoint: "https://login.xero.com/identity/connect/authorize",
 		TokenEndpoint:         "https://identity.xero.com/connect/token",
 		RevocationEndpoint:    "https://identity.xero.com/connect/revocation",
-		Revocation:            standardRevocation(KillsToken),
+		Revocation:            StandardRevocation(KillsToken),
 		ClientAuth:            words(secretBasic),
 		BodyFormat:            Form,
 		ScopeParam:            "scope",

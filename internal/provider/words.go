@@ -86,8 +86,8 @@ const (
 // words splits a list, so that an entry of the table stays short.
 func words(list string) []string { return strings.Fields(list) }
 
-// standardRevocation is RFC 7009 section 2.1 with the client's own authentication.
-func standardRevocation(kills Radius) Revocation {
+// StandardRevocation is RFC 7009 section 2.1 with the client's own authentication.
+func StandardRevocation(kills Radius) Revocation {
 	return Revocation{
 		Method: "POST", Auth: AuthClient, Body: Form, Kills: kills,
 		Fields: map[string]string{"token": "{refresh_token}", "token_type_hint": "refresh_token"},
