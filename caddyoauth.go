@@ -18,6 +18,8 @@
 //	replay.go      what of a request's body is kept for that replay
 //	hosts.go       who may receive a token; rules.go: which requests may travel with one
 //	problem.go     what a client is told when there is no token
+//	connect.go     http.handlers.oauth2_connect: the pages on which people connect their accounts
+//	pages.go       how a page is made, from templates/; accounts.go and explain.go hold what they say
 //	engine.go      the process-wide state that outlives configurations
 //	refresh.go     WHEN tokens are refreshed in the background
 //	operations.go  what people and programs do to token sets: view, refresh, history, roll back, disconnect

@@ -107,7 +107,9 @@ func (h *Connect) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	identity, err := repl.ReplaceOrErr(h.identity, true, true)
 	if err != nil || identity == "" {
-		return h.show(w, r, pageNobody)
+		nobody := pageNobody
+		nobody.Site = r.Host
+		return render(w, nobody.Status, "message.html", nobody)
 	}
 	v := &visit{Connect: h, w: w, r: r, repl: repl, who: visitor{identity: identity, browser: h.browser(w, r)}}
 	switch {
@@ -117,10 +119,14 @@ func (h *Connect) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return v.authorize(name)
 	case action == "callback" && name == "" && r.Method == http.MethodGet:
 		return v.callback()
+	case action == "done" && r.Method == http.MethodGet:
+		return v.result(name)
+	case action == "disconnect" && r.Method == http.MethodGet:
+		return v.confirm(name)
 	case action == "disconnect" && r.Method == http.MethodPost:
 		return v.disconnect(name)
 	}
-	return h.show(w, r, pageNothing)
+	return v.show(pageNothing)
 }
 
 // visit is one request to the pages, by somebody who is known.
@@ -145,16 +151,17 @@ func (v *visit) find(name string) (*activeConnection, *connection.Source, bool) 
 // authorize sends the visitor to the provider.
 func (v *visit) authorize(name string) error {
 	if err := v.sameOrigin.Check(v.r); err != nil {
-		return v.show(v.w, v.r, pageForeign)
+		return v.show(pageForeign)
 	}
 	c, source, ok := v.find(name)
 	if !ok {
-		return v.show(v.w, v.r, pageNothing)
+		return v.show(pageNothing)
 	}
 	if v.r.Method == http.MethodGet && v.r.Header.Get("Sec-Fetch-Site") == "cross-site" {
 		// Another site may lead people here, but not through: at the provider they may be signed in as somebody else.
-		return v.show(v.w, v.r, page{
-			Status: http.StatusOK, Title: "Connect " + c.consent.title + "?", Again: v.link(c, localPath(v.r.URL.Query().Get("return_to"))), Label: "Connect",
+		return v.show(page{
+			Status: http.StatusOK, Tone: "off", Title: "Connect " + c.consent.title + "?",
+			Acts:   []act{{v.link(c, localPath(v.r.URL.Query().Get("return_to"))), "Connect"}},
 			Detail: "Another site has led you here. Go on only if you want this site to use your account on your behalf.",
 		})
 	}
@@ -164,7 +171,7 @@ func (v *visit) authorize(name string) error {
 	})
 	if err != nil {
 		v.logger.Error("could not begin an authorization", zap.String("connection", c.name), zap.Error(err))
-		return v.show(v.w, v.r, pageTrouble)
+		return v.show(pageTrouble)
 	}
 	v.logger.Info("an authorization was begun", zap.String("connection", c.name))
 	http.Redirect(v.w, v.r, to, http.StatusSeeOther)
@@ -179,7 +186,7 @@ func (v *visit) callback() error {
 	}
 	v.logger.Info("a connection was authorized", zap.String("connection", c.name))
 	if returnTo == "" {
-		returnTo = v.path
+		returnTo = v.resultLink(c)
 	}
 	http.Redirect(v.w, v.r, returnTo, http.StatusSeeOther)
 	return nil
@@ -190,29 +197,32 @@ func (v *visit) failed(c *activeConnection, returnTo string, err error) error {
 	page := explain(err)
 	fields := []zap.Field{zap.Error(err)}
 	if c != nil {
-		page.Again = v.link(c, returnTo)
+		page.Acts = []act{{v.link(c, returnTo), "Try again"}}
 		fields = append(fields, zap.String("connection", c.name))
 	}
 	v.logger.Warn("an authorization did not come about", fields...)
-	return v.show(v.w, v.r, page)
+	return v.show(page)
 }
 
 // disconnect ends a connection.
 func (v *visit) disconnect(name string) error {
 	if err := v.sameOrigin.Check(v.r); err != nil {
-		return v.show(v.w, v.r, pageForeign)
+		return v.show(pageForeign)
 	}
 	c, source, ok := v.find(name)
 	if !ok {
-		return v.show(v.w, v.r, pageNothing)
+		return v.show(pageNothing)
 	}
 	told, err := v.app.end(v.r.Context(), c, source, v.who.identity)
 	if err != nil {
 		v.logger.Error("could not end a connection", zap.String("connection", c.name), zap.Error(err))
-		return v.show(v.w, v.r, pageTrouble)
+		return v.show(pageTrouble)
 	}
 	v.logger.Info("a connection was ended", zap.String("connection", c.name), zap.Bool("provider_told", told))
-	http.Redirect(v.w, v.r, v.path, http.StatusSeeOther)
+	if !told {
+		return v.show(notTold(c.consent.title))
+	}
+	http.Redirect(v.w, v.r, v.resultLink(c), http.StatusSeeOther)
 	return nil
 }
 

@@ -191,7 +191,9 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, p *plan) error 
 		c.Write(zap.Error(p.err))
 	}
 	problem := problemOf(p.err)
-	problem.Authorize = h.authorizeLink(r, p)
+	if problem.Authorize = h.authorizeLink(r, p); problem.Authorize != "" {
+		problem.Provider = p.conn.consent.title
+	}
 	failure := caddyhttp.Error(problem.Status, p.err)
 	if handlesErrors(r, failure) {
 		problem.setRetryAfter(w.Header())

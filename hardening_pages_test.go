@@ -43,10 +43,10 @@ func TestPageHeaders(t *testing.T) {
 	p := runPeople(t, "")
 	alice := p.as("alice")
 	back := alice.consent(toDrive)
-	for _, path := range []string{"/connect", "/connect/", toDrive, "/connect/authorize/none", "/connect/none", "/connect/callback", back, back} {
+	for _, path := range []string{"/connect", "/connect/", doneDrive, endDrive, "/connect/done/none", toDrive, "/connect/authorize/none", "/connect/none", "/connect/callback", back, back} {
 		a := alice.open(path)
 		wantPageHeaders(t, a)
-		if want := path == "/connect" || path == "/connect/"; (a.header.Get("Referrer-Policy") == "same-origin") != want {
+		if want := path == endDrive; (a.header.Get("Referrer-Policy") == "same-origin") != want {
 			t.Errorf("%s: Referrer-Policy is %q", path, a.header.Get("Referrer-Policy"))
 		}
 	}
@@ -57,7 +57,7 @@ func TestPageHeaders(t *testing.T) {
 func TestCrossSitePost(t *testing.T) {
 	p := runPeople(t, "")
 	alice := p.as("alice")
-	alice.connect(toDrive).wantTo(t, "/connect")
+	alice.connect(toDrive).wantTo(t, doneDrive)
 	for _, headers := range [][]string{
 		{"Sec-Fetch-Site: cross-site"}, {"Sec-Fetch-Site: same-site"}, {"Origin: https://evil.example"}, {"Origin: null"},
 		{"Sec-Fetch-Site: cross-site", "Origin: http://" + p.addr}, {"Origin: http://" + p.addr + ".evil.example"},
@@ -65,14 +65,15 @@ func TestCrossSitePost(t *testing.T) {
 		alice.visit(http.MethodPost, endDrive, headers...).want(t, http.StatusForbidden, "Not from another site")
 		alice.visit(http.MethodPost, toDrive, headers...).want(t, http.StatusForbidden, "Not from another site")
 	}
-	for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPut, http.MethodDelete, http.MethodOptions, "PROPFIND"} {
+	alice.open(endDrive).want(t, http.StatusOK, "Disconnect drive?") // asks, and ends nothing
+	for _, method := range []string{http.MethodHead, http.MethodPut, http.MethodDelete, http.MethodOptions, "PROPFIND"} {
 		alice.visit(method, endDrive).want(t, http.StatusNotFound, "")
 	}
 	alice.open("/files").want(t, http.StatusOK, "GET")
 	if len(p.auth.revoked) != 0 {
 		t.Error("the provider was told of an end")
 	}
-	alice.visit(http.MethodPost, endDrive, "Sec-Fetch-Site: same-origin", "Origin: http://"+p.addr).wantTo(t, "/connect")
+	alice.visit(http.MethodPost, endDrive, "Sec-Fetch-Site: same-origin", "Origin: http://"+p.addr).wantTo(t, doneDrive)
 }
 
 // TestCrossSiteLink: another site may lead people to a connection, but they go on by themselves.
@@ -122,7 +123,7 @@ func TestNothingInLogs(t *testing.T) {
 	back := alice.consent(toDrive)
 	p.auth.change(func() { p.auth.says = url.Values{"error": {"access_denied"}} })
 	alice.connect(toDrive)
-	alice.open(back).wantTo(t, "/connect")
+	alice.open(back).wantTo(t, doneDrive)
 	alice.open(back)
 	p.as("bob").open(back)
 	for _, variant := range []string{"/callback/", "//callback", "/callback//", "/callback/x", "/%63allback"} {
@@ -166,7 +167,7 @@ func TestManyPending(t *testing.T) {
 	if !strings.Contains(logged.String(), "too many are under way") {
 		t.Error("the reason was not logged")
 	}
-	alice.open(back).wantTo(t, "/connect")
+	alice.open(back).wantTo(t, doneDrive)
 }
 
 // fillPending puts as many files beside the one authorization under way as may be under way.

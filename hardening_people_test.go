@@ -32,14 +32,14 @@ func TestStateFixation(t *testing.T) {
 	victim.cookies["oauth2_connect"] = attacker.cookies["oauth2_connect"] // even so
 	victim.open(back).want(t, http.StatusForbidden, "This was begun elsewhere")
 	victim.wantNothing(p, 0)
-	attacker.open(back).wantTo(t, "/connect")
+	attacker.open(back).wantTo(t, doneDrive)
 
 	own := victim.consent(toDrive)
 	elsewhere.open(own).want(t, http.StatusForbidden, "This was begun elsewhere")
 	elsewhere.open("/connect")
 	elsewhere.open(own).want(t, http.StatusForbidden, "This was begun elsewhere")
 	victim.wantNothing(p, 1)
-	victim.open(own).wantTo(t, "/connect")
+	victim.open(own).wantTo(t, doneDrive)
 }
 
 // TestLoginCSRF: a link with the attacker's code and state does not connect the victim to the attacker's account.
@@ -80,7 +80,7 @@ func TestMixUp(t *testing.T) {
 	}
 	alice.wantNothing(p, 0)
 	p.auth.change(func() { p.auth.issuer = "https://idp.example" })
-	alice.connect(toDrive).wantTo(t, "/connect")
+	alice.connect(toDrive).wantTo(t, doneDrive)
 }
 
 // TestOpenRedirect: whatever return_to says, the browser stays on this site; what is refused leads to the list.
@@ -91,7 +91,7 @@ func TestOpenRedirect(t *testing.T) {
 		"//evil.example", `/\evil.example`, `\\evil.example`, "http://evil.example", "https:evil.example", "javascript:alert(1)", "evil.example",
 		"/a\r\nSet-Cookie: x=1", "/\tevil", "///evil.example", "/%zz", "/" + strings.Repeat("a", 2048), "", " /a", "?a",
 	} {
-		alice.connect(toDrive+"?return_to="+url.QueryEscape(to)).wantTo(t, "/connect")
+		alice.connect(toDrive+"?return_to="+url.QueryEscape(to)).wantTo(t, doneDrive)
 	}
 	for to, want := range map[string]string{
 		"/%2Fevil.example": "/%2Fevil.example", "/%5Cevil.example": "/%5Cevil.example", "/a/..//evil.example": "/evil.example",
@@ -111,7 +111,7 @@ func TestOpenRedirect(t *testing.T) {
 // TestSubjectSpoofing: no header of the client says whose token it is; whoever is unknown gets neither pages nor tokens.
 func TestSubjectSpoofing(t *testing.T) {
 	p := runPeople(t, "")
-	p.as("alice").connect(toDrive).wantTo(t, "/connect")
+	p.as("alice").connect(toDrive).wantTo(t, doneDrive)
 	bob := p.as("bob")
 	for _, header := range []string{
 		"X-User: alice", "X-Remote-User: alice", "Remote-User: alice", "X-Forwarded-User: alice", "http.auth.user.id: alice", "X-Caddy-User: alice",
@@ -119,7 +119,7 @@ func TestSubjectSpoofing(t *testing.T) {
 	} {
 		bob.visit(http.MethodGet, "/files", header).want(t, http.StatusForbidden, "authorization-required")
 		bob.visit(http.MethodGet, "/connect", header).want(t, http.StatusOK, "Not connected")
-		bob.visit(http.MethodPost, endDrive, header).wantTo(t, "/connect")
+		bob.visit(http.MethodPost, endDrive, header).wantTo(t, doneDrive)
 	}
 	p.as("alice").open("/files").want(t, http.StatusOK, "GET")
 }
@@ -166,7 +166,7 @@ func TestCookieTossing(t *testing.T) {
 		}
 	}
 	alice.wantNothing(p, 0)
-	p.cookieless("alice", back, cookie+"; oauth2_connect="+strings.Repeat("a", 43)).wantTo(t, "/connect")
+	p.cookieless("alice", back, cookie+"; oauth2_connect="+strings.Repeat("a", 43)).wantTo(t, doneDrive)
 }
 
 // cookieless sends a GET with a Cookie header as it is given.
@@ -199,7 +199,7 @@ func TestCallbackReplay(t *testing.T) {
 	p := runPeople(t, "")
 	alice := p.as("alice")
 	back := alice.consent(toDrive)
-	alice.open(back).wantTo(t, "/connect")
+	alice.open(back).wantTo(t, doneDrive)
 	for range 3 {
 		alice.open(back).want(t, http.StatusBadRequest, "Please begin again")
 	}

@@ -99,7 +99,7 @@ func TestAgentOfAPerson(t *testing.T) {
 	agent, alice := s.as("agent"), s.as("alice")
 	agent.open("/drive/v3/files").want(t, http.StatusForbidden, "authorization-required")
 	agent.open("/connect/authorize/drive").want(t, http.StatusForbidden, "authorization-required")
-	alice.connect(toDrive).wantTo(t, "/connect")
+	alice.connect(toDrive).wantTo(t, doneDrive)
 	agent.open("/drive/v3/files").want(t, http.StatusOK, "GET /drive/v3/files")
 	agent.visit(http.MethodDelete, "/drive/v3/files").want(t, http.StatusForbidden, "request-not-allowed")
 	if agent.visit(http.MethodPost, endDrive).status == http.StatusSeeOther {

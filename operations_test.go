@@ -60,7 +60,7 @@ func TestOperationsJourney(t *testing.T) {
 		t.Errorf("before anything: %+v", v)
 	}
 	alice := p.as("alice")
-	alice.connect(toDrive).wantTo(t, "/connect")
+	alice.connect(toDrive).wantTo(t, doneDrive)
 	v := p.view(aliceDrive)
 	switch {
 	case v.Status != "active" || v.Generation != 1 || v.Reason != "authorized" || v.By != "alice" || !v.Renewable:
@@ -83,7 +83,7 @@ func TestOperationsJourney(t *testing.T) {
 	if p.view(aliceDrive).LastUsed == nil {
 		t.Error("a request does not count as a use")
 	}
-	alice.connect(toDrive).wantTo(t, "/connect") // once more, as somebody else perhaps
+	alice.connect(toDrive).wantTo(t, doneDrive) // once more, as somebody else perhaps
 	v, err = noted2(p)(p.app().RollBack(ctx, aliceDrive, 2))
 	if err != nil || v.Generation != 4 || v.Reason != "rolled_back" || v.By != "operator" {
 		t.Errorf("rolled back: %+v, %v", v, err)
@@ -133,7 +133,7 @@ func wantHistory(t *testing.T, h []caddyoauth.GenerationView) {
 func TestOperationErrors(t *testing.T) {
 	p := runPeople(t, "")
 	app, ctx := p.app(), t.Context()
-	p.as("alice").connect(toDrive).wantTo(t, "/connect")
+	p.as("alice").connect(toDrive).wantTo(t, doneDrive)
 	nobody := caddyoauth.Ref{Connection: "drive", Subject: "nobody"}
 	for name, c := range map[string]struct {
 		err  error
@@ -200,10 +200,10 @@ func TestSubjects(t *testing.T) {
 	if err != nil || len(empty.Subjects) != 0 {
 		t.Fatalf("at first: %+v, %v", empty, err)
 	}
-	p.as("bob").connect(toDrive).wantTo(t, "/connect")
+	p.as("bob").connect(toDrive).wantTo(t, doneDrive)
 	alice := p.as("alice")
-	alice.connect(toDrive).wantTo(t, "/connect")
-	alice.visit(http.MethodPost, endDrive).wantTo(t, "/connect")
+	alice.connect(toDrive).wantTo(t, doneDrive)
+	alice.visit(http.MethodPost, endDrive).wantTo(t, doneDrive)
 	list, err := p.app().Subjects(t.Context(), "drive")
 	if list, err = noted(p, list, err); err != nil {
 		t.Fatal(err)
@@ -236,7 +236,7 @@ func TestListAsksNobody(t *testing.T) {
 	p := runPeople(t, "")
 	p.auth.change(func() { p.auth.lifetime = 1 })
 	alice := p.as("alice")
-	alice.connect(toDrive).wantTo(t, "/connect")
+	alice.connect(toDrive).wantTo(t, doneDrive)
 	eventually(t, "the end of the token", func() bool { return time.Now().After(*p.view(aliceDrive).ExpiresAt) })
 	before := p.auth.tokens()
 	for range 5 {
@@ -256,7 +256,7 @@ func TestListAsksNobody(t *testing.T) {
 func TestHistoryLength(t *testing.T) {
 	p := &peopleSite{auth: newAuthServer(t), up: newUpstream(t, nil)}
 	p.site = run(t, setup{connections: p.auth.connection("drive", "") + "history 2\n", site: basicAuth + "oauth2_connect\n"})
-	p.as("alice").connect(toDrive).wantTo(t, "/connect")
+	p.as("alice").connect(toDrive).wantTo(t, doneDrive)
 	for range 5 {
 		if _, err := p.app().Refresh(t.Context(), aliceDrive); err != nil {
 			t.Fatal(err)

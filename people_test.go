@@ -117,6 +117,7 @@ func (b *browser) connect(path string) answer { b.t.Helper(); return b.open(b.co
 const (
 	toDrive   = "/connect/authorize/drive"
 	endDrive  = "/connect/disconnect/drive"
+	doneDrive = "/connect/done/drive"
 	connected = "<strong>Connected</strong>"
 )
 
@@ -161,7 +162,7 @@ func TestConnectJourney(t *testing.T) {
 		t.Errorf("the problem is of type %q", kind)
 	}
 	page := alice.visit(http.MethodGet, "/files?q=1", "Accept: text/html")
-	link := regexp.MustCompile(`<a href="([^"]+)">Connect</a>`).FindStringSubmatch(page.body)
+	link := regexp.MustCompile(`<a class="button first" href="([^"]+)">Connect</a>`).FindStringSubmatch(page.body)
 	if page.status != http.StatusForbidden || link == nil {
 		t.Fatalf("got %d %q, want a page with a button", page.status, page.body)
 	}
@@ -189,7 +190,7 @@ func TestConnectJourney(t *testing.T) {
 	alice.open("/connect").want(t, http.StatusOK, connected)
 	bob.open("/connect").want(t, http.StatusOK, "<strong>Not connected</strong>")
 	alice.open("/connect/").want(t, http.StatusOK, "http://"+p.addr+"/connect/callback")
-	bob.connect(toDrive).wantTo(t, "/connect")
+	bob.connect(toDrive).wantTo(t, doneDrive)
 	bob.open("/files").want(t, http.StatusOK, "GET /files")
 	if got := p.up.last(t).header.Get("Authorization"); got != bearer(2) {
 		t.Error("bob's request did not travel with bob's token")
@@ -203,11 +204,17 @@ func TestDisconnect(t *testing.T) {
 			p := runPeople(t, "")
 			p.auth.change(func() { p.auth.down = down })
 			alice := p.as("alice")
-			alice.connect(toDrive).wantTo(t, "/connect")
+			alice.connect(toDrive).wantTo(t, doneDrive)
 			p.up.demand.Store(2)
 			alice.open("/").want(t, http.StatusOK, "GET") // one refresh, so that there is a history
 			eventually(t, "a history", func() bool { return p.stored("/history/") > 0 })
-			alice.visit(http.MethodPost, endDrive).wantTo(t, "/connect")
+			alice.open(endDrive).want(t, http.StatusOK, `<form method="post" action="`+endDrive+`">`)
+			if a := alice.visit(http.MethodPost, endDrive); down {
+				a.want(t, http.StatusOK, "The provider could not be told")
+			} else {
+				a.wantTo(t, doneDrive)
+				alice.open(doneDrive).want(t, http.StatusOK, "drive is not connected")
+			}
 			if p.auth.wasRevoked(seed+"refresh-2") == down {
 				t.Errorf("the server heard of the refresh token: %v", !down)
 			}
@@ -219,7 +226,7 @@ func TestDisconnect(t *testing.T) {
 			}
 			alice.open("/").want(t, http.StatusForbidden, "authorization-required")
 			alice.open("/connect").want(t, http.StatusOK, "<strong>Not connected</strong>")
-			alice.connect(toDrive).wantTo(t, "/connect")
+			alice.connect(toDrive).wantTo(t, doneDrive)
 			p.up.demand.Store(0)
 			alice.open("/").want(t, http.StatusOK, "GET")
 			if _, reuse := p.auth.counts(); reuse != 0 {
@@ -233,7 +240,7 @@ func TestDisconnect(t *testing.T) {
 func TestRotationUnderLoad(t *testing.T) {
 	p := runPeople(t, "")
 	alice := p.as("alice")
-	alice.connect(toDrive).wantTo(t, "/connect")
+	alice.connect(toDrive).wantTo(t, doneDrive)
 	for range 5 {
 		p.auth.mu.Lock()
 		next := p.auth.issued + 1
@@ -266,7 +273,7 @@ func TestRevokedAtServer(t *testing.T) {
 	p := runPeople(t, "")
 	p.auth.change(func() { p.auth.lifetime = 3 })
 	alice := p.as("alice")
-	alice.connect(toDrive).wantTo(t, "/connect")
+	alice.connect(toDrive).wantTo(t, doneDrive)
 	alice.open("/").want(t, http.StatusOK, "GET")
 	p.auth.endAll()
 	p.auth.change(func() { p.auth.lifetime = 3600 })
@@ -287,7 +294,7 @@ func TestConnectSurvivesReload(t *testing.T) {
 	alice := p.as("alice")
 	back := alice.consent(toDrive)
 	p.reload()
-	alice.open(back).wantTo(t, "/connect")
+	alice.open(back).wantTo(t, doneDrive)
 	p.reload()
 	alice.open("/").want(t, http.StatusOK, "GET")
 }
@@ -305,12 +312,18 @@ func TestConnectedNamesInLinks(t *testing.T) {
 	if link == nil {
 		t.Fatalf("no link in %s", page.body)
 	}
-	alice.connect(html.UnescapeString(link[1])).wantTo(t, "/connect")
-	end := regexp.MustCompile(`action="([^"]+)"`).FindStringSubmatch(alice.open("/connect").body)
-	if end == nil {
+	done := "/connect/done/a%2Fb%3Fc%23d%20e"
+	alice.connect(html.UnescapeString(link[1])).wantTo(t, done)
+	alice.open(done).want(t, http.StatusOK, "a/b?c#d e is connected")
+	confirm := regexp.MustCompile(`href="(/connect/disconnect/[^"]+)"`).FindStringSubmatch(alice.open("/connect").body)
+	if confirm == nil {
 		t.Fatal("no way to disconnect")
 	}
-	alice.visit(http.MethodPost, html.UnescapeString(end[1])).wantTo(t, "/connect")
+	end := regexp.MustCompile(`action="([^"]+)"`).FindStringSubmatch(alice.open(html.UnescapeString(confirm[1])).body)
+	if end == nil {
+		t.Fatal("nobody asks whether to disconnect")
+	}
+	alice.visit(http.MethodPost, html.UnescapeString(end[1])).wantTo(t, done)
 	alice.open("/connect").want(t, http.StatusOK, "Not connected")
 	untouched(t, up)
 }

@@ -1,11 +1,9 @@
 package caddyoauth
 
 import (
-	_ "embed"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"html/template"
 	"net/http"
 	"strconv"
 	"strings"
@@ -23,6 +21,9 @@ type problem struct {
 	Detail string `json:"detail"`
 	// Authorize is where a person can connect the account that is missing; "" when that is not what is wrong.
 	Authorize string `json:"authorize_url,omitempty"`
+
+	frame    `json:"-"` // of the page
+	Provider string     `json:"-"` // what is to be connected, in words
 
 	code       string // for the placeholder {http.oauth2_inject.error}
 	retryAfter int    // seconds; 0 = waiting does not help
@@ -94,16 +95,22 @@ func problemOf(err error) problem {
 	return later
 }
 
+// Tone is that of the mark on the page.
+func (p problem) Tone() string {
+	switch p.code {
+	case problemLater.code:
+		return "weak"
+	case problemRefused.code, problemHost.code:
+		return "failed"
+	}
+	return "off"
+}
+
 func (p problem) setRetryAfter(header http.Header) {
 	if p.retryAfter > 0 {
 		header.Set("Retry-After", strconv.Itoa(p.retryAfter))
 	}
 }
-
-//go:embed templates/problem.html
-var problemHTML string
-
-var problemPage = template.Must(template.New("problem").Parse(problemHTML))
 
 // render returns the body in the form that the client asked for, and sets the headers that go with it.
 func (p problem) render(header http.Header, accept string) []byte {
@@ -112,9 +119,9 @@ func (p problem) render(header http.Header, accept string) []byte {
 	p.setRetryAfter(header)
 	if prefersHTML(accept) {
 		var page strings.Builder
-		if err := problemPage.Execute(&page, p); err == nil {
+		if err := templates.ExecuteTemplate(&page, "problem.html", p); err == nil {
 			header.Set("Content-Type", "text/html; charset=utf-8")
-			header.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
+			header.Set("Content-Security-Policy", pagePolicy)
 			header.Set("X-Content-Type-Options", "nosniff")
 			return []byte(page.String())
 		}
@@ -128,6 +135,7 @@ func (p problem) render(header http.Header, accept string) []byte {
 }
 
 func (p problem) write(w http.ResponseWriter, r *http.Request) {
+	p.Site = r.Host
 	body := p.render(w.Header(), r.Header.Get("Accept"))
 	w.WriteHeader(p.Status)
 	if r.Method != http.MethodHead {

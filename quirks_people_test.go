@@ -52,7 +52,7 @@ func TestShopify(t *testing.T) {
 	p.auth.change(func() { p.auth.signer, p.auth.says = clientSecret, url.Values{"shop": {"acme.myshopify.com"}} })
 	back := alice.consent(toDrive)
 	alice.open(strings.Replace(back, "code=", "x=1&code=", 1)).want(t, http.StatusBadGateway, "signature_invalid")
-	alice.connect(toDrive).wantTo(t, "/connect")
+	alice.connect(toDrive).wantTo(t, doneDrive)
 	if p.auth.redeemed.Get("expiring") != "1" {
 		t.Errorf("the code was exchanged with %v", p.auth.redeemed["expiring"])
 	}
