@@ -3,14 +3,12 @@ package caddyoauth
 import (
 	"cmp"
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
 	"net/url"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -157,6 +155,7 @@ func (c *Connection) wire(r *resolver, preset *provider.Provider) oauth.Config {
 		TokenEndpoint:         cmp.Or(r.endpoint("token_endpoint", c.TokenEndpoint, c.InsecureHTTP), preset.TokenEndpoint),
 		AuthorizationEndpoint: cmp.Or(r.endpoint("authorization_endpoint", c.AuthorizationEndpoint, c.InsecureHTTP), preset.AuthorizationEndpoint),
 		ClientID:              r.text("client_id", c.ClientID),
+		Issuer:                r.text("issuer", c.Issuer),
 		Timeout:               time.Duration(c.Timeout), // 0 = the default, in both packages 15 s
 		Resources:             r.texts("resource", c.Resource),
 		Audience:              r.text("audience", c.Audience),
@@ -221,7 +220,7 @@ func (c *Connection) buildConsent(r *resolver, preset *provider.Provider, conf o
 	title, _, _ := strings.Cut(preset.Title, " (") // what follows is for operators
 	return consent{
 		title:      title,
-		issuer:     r.text("issuer", c.Issuer),
+		issuer:     conf.Issuer,
 		clientID:   conf.ClientID,
 		scopes:     slices.Clone(conf.Scopes),
 		authParams: overridden(preset.AuthParams, r.params("auth_param", c.AuthParams)),
@@ -234,43 +233,6 @@ func (c *Connection) buildConsent(r *resolver, preset *provider.Provider, conf o
 		signed:   preset.CallbackHMAC,
 		callback: preset.CallbackFields,
 		confirms: c.confirms(r, preset),
-	}
-}
-
-// buildAuthentication settles the method of client authentication and what it needs.
-func (c *Connection) buildAuthentication(r *resolver, conf *oauth.Config, preset *provider.Provider) {
-	conf.Method = oauth.Method(c.ClientAuth)
-	if c.ClientAuth == "" {
-		switch {
-		case c.ClientSecret != "" && len(preset.ClientAuth) > 0:
-			conf.Method = oauth.Method(preset.ClientAuth[0])
-		case c.ClientSecret != "":
-			conf.Method = oauth.ClientSecretBasic
-		case c.ClientCertificate != nil:
-			conf.Method = oauth.TLSClientAuth
-		default:
-			conf.Method = oauth.None
-		}
-	}
-	if c.ClientSecret != "" {
-		conf.Secret = r.secret("client_secret", c.ClientSecret)
-	}
-	if c.ClientCertificate != nil {
-		conf.Certificate = &oauth.Certificate{
-			CertFile: r.text("client_certificate", c.ClientCertificate.Certificate),
-			KeyFile:  r.text("client_certificate", c.ClientCertificate.Key),
-		}
-	}
-	if c.TLS != nil && len(c.TLS.CA) > 0 {
-		conf.RootCAs = x509.NewCertPool()
-		for _, file := range r.texts("tls ca", c.TLS.CA) {
-			pem, err := os.ReadFile(file)
-			if err != nil {
-				r.fault("tls ca", err)
-			} else if !conf.RootCAs.AppendCertsFromPEM(pem) {
-				r.fault("tls ca", fmt.Errorf("%s holds no PEM certificate", file))
-			}
-		}
 	}
 }
 

@@ -63,6 +63,8 @@ var optionParsers = map[string]func(*caddyfile.Dispenser, *Connection) error{
 	"allow":              parseAllow,
 	"provider":           parseProvider,
 	"client_certificate": parseClientCertificate,
+	"client_key":         parseClientKey,
+	"assertion_audience": text(func(c *Connection) *string { return &c.AssertionAudience }),
 	"token_param":        parseParam(func(c *Connection) *map[string]string { return &c.TokenParams }),
 	"auth_param":         parseParam(func(c *Connection) *map[string]string { return &c.AuthParams }),
 	"header":             parseHeader,
@@ -191,12 +193,10 @@ func parseClientAuth(d *caddyfile.Dispenser, c *Connection) error {
 	if !d.Args(&c.ClientAuth) || d.NextArg() {
 		return d.ArgErr()
 	}
-	switch oauth.Method(c.ClientAuth) {
-	case oauth.ClientSecretBasic, oauth.ClientSecretPost, oauth.TLSClientAuth, oauth.SelfSignedTLSClientAuth, oauth.None:
-		return nil
+	if known := oauth.Methods(); !slices.Contains(known, c.ClientAuth) {
+		return d.Errf("client_auth %q is unknown; known are %s", c.ClientAuth, strings.Join(known, ", "))
 	}
-	return d.Errf("client_auth %q is unknown; known are %s, %s, %s, %s and %s", c.ClientAuth,
-		oauth.ClientSecretBasic, oauth.ClientSecretPost, oauth.TLSClientAuth, oauth.SelfSignedTLSClientAuth, oauth.None)
+	return nil
 }
 
 func parseGrant(d *caddyfile.Dispenser, c *Connection) error {
@@ -213,6 +213,20 @@ func parseClientCertificate(d *caddyfile.Dispenser, c *Connection) error {
 	c.ClientCertificate = new(ClientCertificate)
 	if !d.Args(&c.ClientCertificate.Certificate, &c.ClientCertificate.Key) || d.NextArg() {
 		return d.ArgErr()
+	}
+	return nil
+}
+
+// parseClientKey parses `client_key <file> [<kid> [<alg>]]`.
+func parseClientKey(d *caddyfile.Dispenser, c *Connection) error {
+	args := d.RemainingArgs()
+	if len(args) < 1 || len(args) > 3 || slices.Contains(args, "") {
+		return d.ArgErr()
+	}
+	args = append(args, "", "")
+	c.ClientKey = &ClientKey{File: args[0], KeyID: args[1], Algorithm: args[2]}
+	if known := oauth.AssertionAlgorithms(); args[2] != "" && !slices.Contains(known, args[2]) {
+		return d.Errf("algorithm %q is unknown; known are %s", args[2], strings.Join(known, ", "))
 	}
 	return nil
 }

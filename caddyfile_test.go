@@ -129,7 +129,7 @@ var optionArguments = map[string]struct {
 	"token_endpoint": {"https://idp.example/token", []string{"", `""`, "https://a.example b"}},
 	"client_id":      {"caddy", []string{"", `""`, "a b"}},
 	"client_secret":  {"{env.SECRET}", []string{"", `""`, "a b"}},
-	"client_auth":    {"none", []string{"", "none none", "client_secret_jwt", "basic"}},
+	"client_auth":    {"none", []string{"", "none none", "jwt", "basic"}},
 	"grant":          {"authorization_code", []string{"", `""`, "client_credentials x", "password", "implicit", "refresh_token"}},
 	"username":       {"jane\n\t\t\tgrant password\n\t\t\tpassword x", []string{"", `""`, "a b", "jane"}},
 	"password":       {"x\n\t\t\tgrant password\n\t\t\tusername jane", []string{"", `""`, "a b", "x"}},
@@ -142,6 +142,8 @@ var optionArguments = map[string]struct {
 	"allow": {"GET,HEAD /drive/v3/* /about", []string{
 		"", "GET", "get /x", "GET,,HEAD /x", "*,GET /x", "GET x", "GET /a//b", "GET /a/../b", "GET /a%2Fb", "GET https://a.example/x",
 	}},
+	"client_key":            {"client.jwk kid-1 PS256", []string{"", `""`, `a ""`, "a b c", "a b HS256", "a b PS256 d"}},
+	"assertion_audience":    {"https://idp.example/token", []string{"", `""`, "a b"}},
 	"refresh_before":        {"5m", []string{"", "5m 5m", "5", "0s", "-1s", "soon"}},
 	"default_lifetime":      {"1d", []string{"", "1h 1h", "0", "never"}},
 	"timeout":               {"10s", []string{"", "10s 10s", "0s", "10"}},

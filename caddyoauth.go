@@ -11,6 +11,7 @@
 //	config.go      what a connection may say, and build() that resolves and checks it
 //	grants.go      what a grant needs, and warns of
 //	preset.go      what a provider's preset fills in; quirks.go: what a connection says of its server instead
+//	clientauth.go  how the client proves who it is
 //	caddyfile*.go  the global option, the directive and the transport, one function per block
 //	handler.go     http.handlers.oauth2_inject: which connection, is there a token, hand it on
 //	transport.go   http.reverse_proxy.transport.oauth2_inject: set the token, check the host, replay after a 401

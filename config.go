@@ -27,10 +27,14 @@ type Connection struct {
 	ClientID string `json:"client_id,omitempty"`
 	// ClientSecret is the client's password. Given as `{file.*}` it is read again when the provider answers `invalid_client`.
 	ClientSecret string `json:"client_secret,omitempty"`
-	// ClientAuth is the method of client authentication: `client_secret_basic`, `client_secret_post`, `tls_client_auth`,
-	// `self_signed_tls_client_auth` or `none`. Default: `client_secret_basic` with a secret, `tls_client_auth` with only a
-	// certificate, else `none`.
+	// ClientAuth is the method of client authentication: `client_secret_basic`, `client_secret_post`, `client_secret_jwt`,
+	// `private_key_jwt`, `tls_client_auth`, `self_signed_tls_client_auth` or `none`. Default: `private_key_jwt` with a key,
+	// `client_secret_basic` with a secret, `tls_client_auth` with only a certificate, else `none`.
 	ClientAuth string `json:"client_auth,omitempty"`
+	// ClientKey signs client assertions (RFC 7523). The file is read anew for every exchange.
+	ClientKey *ClientKey `json:"client_key,omitempty"`
+	// AssertionAudience is whom client assertions are for. Default: the issuer where it is known, else the token endpoint.
+	AssertionAudience string `json:"assertion_audience,omitempty"`
 	// ClientCertificate is shown to the token endpoint (RFC 8705). The files are read anew for every exchange.
 	ClientCertificate *ClientCertificate `json:"client_certificate,omitempty"`
 
@@ -99,6 +103,15 @@ type ProviderPreset struct {
 type ClientCertificate struct {
 	Certificate string `json:"certificate"`
 	Key         string `json:"key"`
+}
+
+// ClientKey names a private key, in PEM or as a JSON Web Key.
+type ClientKey struct {
+	File string `json:"file"`
+	// KeyID tells the server which of the client's keys it is. Default: that of the JSON Web Key, else none.
+	KeyID string `json:"kid,omitempty"`
+	// Algorithm of the signature. Default: that of the JSON Web Key, else `RS256`, `ES256`, `ES384`, `ES512` or `EdDSA`, by the kind of key.
+	Algorithm string `json:"alg,omitempty"`
 }
 
 // HeaderInjection says which header carries the token, and how.

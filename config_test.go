@@ -36,6 +36,8 @@ func TestPlaceholdersAreResolvedAtLoad(t *testing.T) {
 		"client_id":          {"caddy", func(c *Connection, v string) { c.ClientID = v }},
 		"client_secret":      {"hidden", func(c *Connection, v string) { c.ClientSecret = v }},
 		"client_certificate": {"client.pem", func(c *Connection, v string) { c.ClientCertificate = &ClientCertificate{Certificate: v, Key: v} }},
+		"client_key":         {"client.key", func(c *Connection, v string) { c.ClientKey = &ClientKey{File: v} }},
+		"assertion_audience": {"https://a.example", func(c *Connection, v string) { c.AssertionAudience = v }},
 		"scopes":             {"a", func(c *Connection, v string) { c.Scopes = []string{"fixed", v} }},
 		"audience":           {"api", func(c *Connection, v string) { c.Audience = v }},
 		"resource":           {"https://api.example", func(c *Connection, v string) { c.Resource = []string{v} }},
@@ -96,7 +98,9 @@ func TestBuildRefuses(t *testing.T) {
 		"must be a URL with a host":       func(c *Connection) { c.TokenEndpoint = "https://user:hidden@idp.example/" },
 		"is not a URL":                    func(c *Connection) { c.TokenEndpoint = "https://idp.example:hidden/" },
 		"in the clear":                    func(c *Connection) { c.TokenEndpoint = "http://localhost.example/" },
-		"unknown client authentication":   func(c *Connection) { c.ClientAuth = "client_secret_jwt" },
+		"unknown client authentication":   func(c *Connection) { c.ClientAuth = "jwt" },
+		"set client_key":                  func(c *Connection) { c.ClientAuth = "private_key_jwt" },
+		"unknown algorithm":               func(c *Connection) { c.ClientKey = &ClientKey{File: "a", Algorithm: "none"} },
 		"secret":                          func(c *Connection) { c.ClientAuth = "client_secret_post" },
 		"certificate":                     func(c *Connection) { c.ClientAuth = "tls_client_auth" },
 		"grant":                           func(c *Connection) { c.Grant = "authorization_code" },
@@ -128,6 +132,8 @@ func TestClientAuthDefault(t *testing.T) {
 	for want, conn := range map[oauth.Method]*Connection{
 		oauth.ClientSecretBasic: {ClientSecret: "hidden", ClientCertificate: &ClientCertificate{Certificate: "a", Key: "b"}},
 		oauth.TLSClientAuth:     {ClientCertificate: &ClientCertificate{Certificate: "a", Key: "b"}},
+		oauth.PrivateKeyJWT:     {ClientKey: &ClientKey{File: "a"}, ClientCertificate: &ClientCertificate{Certificate: "a", Key: "b"}},
+		oauth.ClientSecretJWT:   {ClientAuth: "client_secret_jwt", ClientSecret: "hidden"},
 		oauth.None:              {},
 	} {
 		var conf oauth.Config
@@ -156,6 +162,7 @@ func TestFingerprint(t *testing.T) {
 		"secret": func(c *Connection) { c.ClientSecret = "other" }, "method": func(c *Connection) { c.ClientSecret, c.ClientAuth = "s", "client_secret_post" },
 		"certificate": func(c *Connection) { c.ClientCertificate = &ClientCertificate{Certificate: "a", Key: "b"} },
 		"order":       func(c *Connection) { c.Scopes = []string{"b", "a"} }, "timeout": func(c *Connection) { c.Timeout = 1e9 },
+		"key": func(c *Connection) { c.ClientKey = &ClientKey{File: "a"} }, "audience of the assertion": func(c *Connection) { c.AssertionAudience = "x" },
 		"header": func(c *Connection) { c.Header = &HeaderInjection{Name: "X-Token"} }, "explicit grant": func(c *Connection) { c.Grant = "client_credentials" },
 	} {
 		if fingerprintOf(change) != base {

@@ -202,13 +202,14 @@ var revealSites = map[string]int{
 	"internal/envelope/passphrase.go NewPassphrase":     1, // to count its characters
 	"internal/envelope/passphrase.go passphrase.derive": 1,
 	// On the way to the token endpoint and the revocation endpoint.
-	"internal/oauth/client.go Client.Refresh":           1,
-	"internal/oauth/authorize.go Client.ExchangeCode":   2,
-	"internal/oauth/password.go Client.Password":        1,
-	"internal/oauth/clientauth.go Client.newRequest":    1,
-	"internal/oauth/clientauth.go Config.basic":         3,
-	"internal/oauth/revocation.go Client.Revoke":        2,
-	"internal/oauth/revocation.go Client.newRevocation": 2,
+	"internal/oauth/client.go Client.Refresh":            1,
+	"internal/oauth/authorize.go Client.ExchangeCode":    2,
+	"internal/oauth/password.go Client.Password":         1,
+	"internal/oauth/clientauth.go Client.identify":       2,
+	"internal/oauth/assertion.go Client.assertionSigner": 1, // client_secret_jwt signs with it
+	"internal/oauth/clientauth.go Config.basic":          3,
+	"internal/oauth/revocation.go Client.Revoke":         2,
+	"internal/oauth/revocation.go Client.newRevocation":  2,
 	// To read an ID token's claims, to check a callback's signature, to find what an answer echoes, to compare.
 	"internal/oauth/signature.go isSignature":    1,
 	"internal/oauth/idtoken.go ParseIDToken":     1,
@@ -240,7 +241,7 @@ func TestGuardImports(t *testing.T) {
 	allowed := map[string][]string{
 		"internal/secret":     {},
 		"internal/envelope":   {module + "internal/secret", "github.com/tink-crypto/tink-go/"},
-		"internal/oauth":      {module + "internal/secret", "golang.org/x/"},
+		"internal/oauth":      {module + "internal/secret", "golang.org/x/", "github.com/go-jose/go-jose/v4"},
 		"internal/connection": {module + "internal/secret", module + "internal/oauth"},
 		"internal/provider":   {module + "internal/oauth", "golang.org/x/oauth2"},
 	}

@@ -19,11 +19,9 @@ import (
 func (c *Client) newRequest(ctx context.Context, x *exchange, clientSecret secret.Text) (*http.Request, error) {
 	form := maps.Clone(x.form)
 	if c.cfg.Method != ClientSecretBasic {
-		// RFC 6749 section 3.2.1 and RFC 8705 section 2: without a header the id identifies the client.
-		form.Set("client_id", c.cfg.ClientID)
-	}
-	if c.cfg.Method == ClientSecretPost {
-		form.Set("client_secret", clientSecret.Reveal())
+		if err := c.identify(x, form, clientSecret); err != nil {
+			return nil, err
+		}
 	}
 	req, err := c.message(ctx, http.MethodPost, x.url, c.cfg.BodyFormat.encode(form))
 	if err != nil {
@@ -33,6 +31,25 @@ func (c *Client) newRequest(ctx context.Context, x *exchange, clientSecret secre
 		req.Header.Set("Authorization", "Basic "+c.cfg.basic(clientSecret))
 	}
 	return req, nil
+}
+
+// identify puts into the body who the client is, and its authentication for the methods that have it there. RFC 6749 section
+// 3.2.1 and RFC 8705 section 2: without a header the id identifies the client; RFC 7521 section 4.2 allows it beside an assertion.
+func (c *Client) identify(x *exchange, form url.Values, clientSecret secret.Text) error {
+	form.Set("client_id", c.cfg.ClientID)
+	switch c.cfg.Method {
+	case ClientSecretPost:
+		form.Set("client_secret", clientSecret.Reveal())
+	case PrivateKeyJWT, ClientSecretJWT:
+		assertion, err := c.assertion(clientSecret)
+		if err != nil {
+			return err
+		}
+		form.Set("client_assertion_type", assertionType)
+		form.Set("client_assertion", assertion.Reveal())
+		x.sent = append(x.sent, assertion)
+	}
+	return nil
 }
 
 // message builds a request to the authorization server, with what every request carries.

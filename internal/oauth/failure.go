@@ -236,6 +236,8 @@ func (c *Client) whatToCheck(code string) string {
 		return "scopes, audience, resource and token_param"
 	}
 	switch {
+	case c.cfg.Method == PrivateKeyJWT:
+		return "client_id, client_key, assertion_audience and the clock of this machine"
 	case c.cfg.Method.usesSecret():
 		return "client_id, the secret and client_auth"
 	case c.cfg.Certificate != nil:

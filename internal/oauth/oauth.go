@@ -14,7 +14,7 @@
 // request twice, with one exception: a client authentication that was refused is sent once more if the secret has
 // changed since.
 //
-// It may import the standard library and internal/secret, nothing else.
+// It may import the standard library, internal/secret and go-jose, which signs client assertions; nothing else.
 package oauth
 
 import (
@@ -30,7 +30,7 @@ import (
 	"github.com/caddyoauth/caddyoauth/internal/secret"
 )
 
-// Method is a registered client authentication method (RFC 7591 section 2, RFC 8705 section 2).
+// Method is a registered client authentication method (RFC 7591 section 2, RFC 8705 section 2, OpenID Connect Core section 9).
 type Method string
 
 // The methods this package speaks.
@@ -39,8 +39,21 @@ const (
 	ClientSecretPost        Method = "client_secret_post"
 	TLSClientAuth           Method = "tls_client_auth"
 	SelfSignedTLSClientAuth Method = "self_signed_tls_client_auth"
+	PrivateKeyJWT           Method = "private_key_jwt"
+	ClientSecretJWT         Method = "client_secret_jwt"
 	None                    Method = "none"
 )
+
+// Methods are the names of all methods.
+func Methods() []string {
+	var names []string
+	for _, m := range []Method{
+		ClientSecretBasic, ClientSecretPost, ClientSecretJWT, PrivateKeyJWT, TLSClientAuth, SelfSignedTLSClientAuth, None,
+	} {
+		names = append(names, string(m))
+	}
+	return names
+}
 
 // Grants.
 const (
@@ -72,6 +85,12 @@ type Config struct {
 	// Secret reads the client secret anew on each call; nil when the method needs none. It is called on first use, and
 	// again when the server refuses the client. The text of its error is shown, so it must not hold the secret.
 	Secret func() (secret.Text, error)
+
+	// Key signs client assertions, for private_key_jwt; nil means there is none. AssertionAudience is whom assertions are for,
+	// where a server wants something else than its Issuer, or where that is not known its TokenEndpoint.
+	Key               *ClientKey
+	Issuer            string
+	AssertionAudience string
 
 	// Certificate is offered to a server that asks for one, whatever the method; nil means there is none.
 	Certificate *Certificate
@@ -220,13 +239,20 @@ func parseEndpoint(name, raw string) (*url.URL, error) {
 
 func (c *Config) checkMethod() error {
 	switch c.Method {
-	case ClientSecretBasic, ClientSecretPost:
+	case ClientSecretBasic, ClientSecretPost, ClientSecretJWT:
 		if c.Secret == nil {
 			return fmt.Errorf("client authentication %s needs a secret: set client_secret", c.Method)
 		}
 	case TLSClientAuth, SelfSignedTLSClientAuth:
 		if c.Certificate == nil {
 			return fmt.Errorf("client authentication %s needs a certificate: set client_certificate", c.Method)
+		}
+	case PrivateKeyJWT:
+		if c.Key == nil {
+			return fmt.Errorf("client authentication %s needs a key: set client_key", c.Method)
+		}
+		if c.Key.Algorithm != "" && !slices.Contains(AssertionAlgorithms(), c.Key.Algorithm) {
+			return fmt.Errorf("unknown algorithm %q of the client key; known are %s", c.Key.Algorithm, strings.Join(AssertionAlgorithms(), ", "))
 		}
 	case None:
 	default:
@@ -243,5 +269,7 @@ func (c *Config) checkMethod() error {
 	return nil
 }
 
-// usesSecret reports whether the method sends the client secret.
-func (m Method) usesSecret() bool { return m == ClientSecretBasic || m == ClientSecretPost }
+// usesSecret reports whether the method sends the client secret, or signs with it.
+func (m Method) usesSecret() bool {
+	return m == ClientSecretBasic || m == ClientSecretPost || m == ClientSecretJWT
+}

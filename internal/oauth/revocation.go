@@ -158,10 +158,12 @@ func (c *Client) newRevocation(ctx context.Context, x *exchange, clientSecret se
 		authorization, header = form.Get("token"), s.Header
 	case s.Auth == RevokeWithToken:
 		authorization = scheme + " " + form.Get("token")
-	case s.Auth == RevokeAsClient, s.Auth == RevokeWithPost:
+	case s.Auth == RevokeWithPost:
 		form.Set("client_id", c.cfg.ClientID)
-		if s.Auth == RevokeWithPost || c.cfg.Method == ClientSecretPost {
-			form.Set("client_secret", clientSecret.Reveal())
+		form.Set("client_secret", clientSecret.Reveal())
+	case s.Auth == RevokeAsClient:
+		if err := c.identify(x, form, clientSecret); err != nil {
+			return nil, err
 		}
 	}
 	if !sendable(authorization) {

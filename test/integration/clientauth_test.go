@@ -45,6 +45,11 @@ func TestEveryClientAuthenticationWorks(t *testing.T) {
 		"tls_san":    {mtls, "client_id " + lab.ClientTLSSAN, certificate(lab.CertTLS2), "client_auth tls_client_auth"},
 		"self":       {mtls, "client_id " + lab.ClientSelf, certificate(lab.CertSelf), "client_auth self_signed_tls_client_auth"},
 		"bound":      {mtls, "client_id " + lab.ClientBound, "client_secret " + lab.Secret, certificate(lab.CertBound)},
+		"rs256":      {plain, "client_id " + lab.ClientRS256, "client_key " + op.Key(lab.KeyRSA) + " " + lab.KeyID},
+		"ps256":      {plain, "client_id " + lab.ClientPS256, "client_key " + op.Key(lab.KeyRSA) + " " + lab.KeyID + " PS256"},
+		"es256":      {plain, "client_id " + lab.ClientES256, "client_key " + op.Key(lab.KeyEC), "client_auth private_key_jwt"}, // without a kid
+		"es256_iss":  {plain, "client_id " + lab.ClientES256, "client_key " + op.Key(lab.KeyEC), "issuer " + op.Issuer()},
+		"secret_jwt": {plain, "client_id " + lab.ClientSecretJWT, "client_secret " + lab.Secret, "client_auth client_secret_jwt"},
 		"scoped":     {plain, "client_id " + lab.ClientBasic, "client_secret " + lab.Secret, "scopes api:read api:write"},
 		"jwt":        {plain, "client_id " + lab.ClientBasic, "client_secret " + lab.Secret, "resource https://api.lab/?ttl=60"},
 		"with_param": {plain, "client_id " + lab.ClientBasic, "client_secret " + lab.Secret, "token_param scope_hint x"},
@@ -77,6 +82,45 @@ func TestEveryClientAuthenticationWorks(t *testing.T) {
 	}
 	caddy.stop(t)
 	caddy.keepsSecrets(t, append(secrets, lab.Secret, lab.OddSecret)...)
+}
+
+// TestAssertionsAreNeverReplayed: the server refuses an assertion that it has seen. Many tokens are obtained, and none is refused; a
+// key that is not registered, and an audience that is not the server, are refused and named.
+func TestAssertionsAreNeverReplayed(t *testing.T) {
+	t.Parallel()
+	op, api, dir := lab.StartOP(t, lab.Options{AccessTokenTTL: 2 * time.Second}), startUpstream(t), t.TempDir()
+	options := func(more ...string) []string {
+		return append([]string{"token_endpoint " + op.TokenEndpoint(), "client_id " + lab.ClientRS256}, more...)
+	}
+	good, stranger, elsewhere := freeAddress(t), freeAddress(t), freeAddress(t)
+	caddy := start(t, dir, global(
+		connection("good", options("client_key "+op.Key(lab.KeyRSA))...),
+		connection("stranger", options("client_key "+op.Key(lab.KeyEC))...),
+		connection("elsewhere", options("client_key "+op.Key(lab.KeyRSA), "assertion_audience https://evil.example")...),
+	), site(good, "good", api.address())+site(stranger, "stranger", api.address())+site(elsewhere, "elsewhere", api.address()))
+	eventually(t, "five tokens", func() error {
+		if _, err := caddy.get("http://" + good + "/"); err != nil {
+			t.Fatal(err)
+		}
+		if n := len(api.distinct()); n < 5 {
+			return fmt.Errorf("%d tokens", n)
+		}
+		return nil
+	})
+	if refused := op.Stats(t).Outcome(lab.ClientRS256, "401"); refused > 0 {
+		t.Errorf("%d exchanges were refused", refused)
+	}
+	for name, address := range map[string]string{"stranger": stranger, "elsewhere": elsewhere} {
+		_, err := caddy.get("http://" + address + "/")
+		if status := caddy.status(t, name); statusOf(err) != http.StatusBadGateway || status.Status != "misconfigured" || status.Error != "invalid_client" {
+			t.Errorf("%s: got %v, %+v", name, err, status)
+		}
+	}
+	if !strings.Contains(caddy.logText(t), "check client_id, client_key, assertion_audience") {
+		t.Error("the log does not say what to check")
+	}
+	caddy.stop(t)
+	caddy.keepsSecrets(t, api.distinct()...)
 }
 
 // TestRefusedCertificatesAreNamed: the wrong certificate is the operator's fault, and the log and the status say which fault.

@@ -7,6 +7,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -63,6 +64,41 @@ func writeCertificates(dir string) error {
 	}
 	for _, leaf := range leaves {
 		if _, err := issue(dir, leaf.name, leaf.tmpl, leaf.signer); err != nil {
+			return err
+		}
+	}
+	return writeClientKeys(dir)
+}
+
+// Names of the private keys that sign client assertions, for [OP.Key].
+const (
+	KeyRSA = "client-jwt-rsa"
+	KeyEC  = "client-jwt-ec" // on P-256
+)
+
+// writeClientKeys makes NAME.key, and NAME.pub.pem for the server.
+func writeClientKeys(dir string) error {
+	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		return fmt.Errorf("make %s: %w", KeyRSA, err)
+	}
+	ecKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return fmt.Errorf("make %s: %w", KeyEC, err)
+	}
+	for name, key := range map[string]crypto.Signer{KeyRSA: rsaKey, KeyEC: ecKey} {
+		private, err := x509.MarshalPKCS8PrivateKey(key)
+		if err != nil {
+			return fmt.Errorf("encode %s: %w", name, err)
+		}
+		public, err := x509.MarshalPKIXPublicKey(key.Public())
+		if err != nil {
+			return fmt.Errorf("encode the public half of %s: %w", name, err)
+		}
+		if err := writePEM(filepath.Join(dir, name+".key"), "PRIVATE KEY", private); err != nil {
+			return err
+		}
+		if err := writePEM(filepath.Join(dir, name+".pub.pem"), "PUBLIC KEY", public); err != nil {
 			return err
 		}
 	}

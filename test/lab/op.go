@@ -33,6 +33,13 @@ const (
 	ClientSelf     = "cc-self"      // self_signed_tls_client_auth: certificates client-self, client-self2
 	ClientBound    = "cc-bound"     // secret, and tokens bound to whatever certificate is shown
 
+	// Assertions (RFC 7523): signed with KeyRSA, or KeyEC for ES256, whose kid is [KeyID]; or with [Secret].
+	ClientRS256     = "cc-jwt-RS256"
+	ClientPS256     = "cc-jwt-PS256"
+	ClientES256     = "cc-jwt-ES256"
+	ClientSecretJWT = "cc-secret-jwt"
+	KeyID           = "client-key"
+
 	Secret    = "lab-only-lab-only-lab-only-lab-only"
 	OddSecret = "lab%41only:w+rd ~/=&-padding-padding-padding"
 
@@ -83,6 +90,9 @@ func (op *OP) CAFile() string { return filepath.Join(op.certs, "ca.pem") }
 func (op *OP) Cert(name string) (certFile, keyFile string) {
 	return filepath.Join(op.certs, name+".pem"), filepath.Join(op.certs, name+".key")
 }
+
+// Key returns the PEM file of one of the private keys; certs.go lists their names.
+func (op *OP) Key(name string) string { return filepath.Join(op.certs, name+".key") }
 
 // StartOP starts an authorization server of its own for the test and ends it with the test.
 func StartOP(t testing.TB, opts Options) *OP {

@@ -2,7 +2,8 @@
 // with a fault injector and counters in front of it.
 //
 // Environment:
-//   OP_CERTS       directory with ca.pem, server.pem, server.key, client-self.pem, client-self2.pem (required)
+//   OP_CERTS       directory with ca.pem, server.pem, server.key, client-self.pem, client-self2.pem and the public keys
+//                  client-jwt-rsa.pub.pem, client-jwt-ec.pub.pem (required)
 //   OP_PORT        plain HTTP listener           (0, the default, takes a free port; the same holds for the next two)
 //   OP_TLS_PORT    HTTPS listener, asks for client certificates
 //   OP_ADMIN_PORT  counters and faults
@@ -21,7 +22,7 @@ import * as fs from 'node:fs';
 import * as http from 'node:http';
 import * as https from 'node:https';
 import * as path from 'node:path';
-import { X509Certificate } from 'node:crypto';
+import { X509Certificate, createPublicKey } from 'node:crypto';
 import { Provider } from 'oidc-provider';
 import { generateKeyPair, exportJWK } from 'jose';
 
@@ -96,6 +97,12 @@ const clients = [
   { ...noSecret, client_id: 'cc-self', token_endpoint_auth_method: 'self_signed_tls_client_auth', jwks: { keys: [certJWK('client-self.pem'), certJWK('client-self2.pem')] } },
   // RFC 8705 3: a secret authenticates, the certificate only binds the token.
   { ...withSecret, client_id: 'cc-bound', tls_client_certificate_bound_access_tokens: true },
+  // RFC 7523: assertions signed with a key of the client, or with its secret. oidc-provider refuses a jti that it has seen.
+  ...['RS256', 'PS256', 'ES256'].map((alg) => ({
+    ...noSecret, client_id: `cc-jwt-${alg}`, token_endpoint_auth_method: 'private_key_jwt', token_endpoint_auth_signing_alg: alg,
+    jwks: { keys: [{ ...createPublicKey(pem(alg === 'ES256' ? 'client-jwt-ec.pub.pem' : 'client-jwt-rsa.pub.pem')).export({ format: 'jwk' }), use: 'sig', kid: 'client-key' }] },
+  })),
+  { ...withSecret, client_id: 'cc-secret-jwt', token_endpoint_auth_method: 'client_secret_jwt', token_endpoint_auth_signing_alg: 'HS256' },
   // A resource server: it may only introspect.
   { ...withSecret, client_id: 'rs', scope: undefined, grant_types: [] },
 ].map((client) => JSON.parse(JSON.stringify(client))); // drops the undefined members, which the provider refuses
@@ -115,7 +122,7 @@ const provider = new Provider(issuer, {
   rotateRefreshToken: true,
   expiresWithSession: async () => false, // tokens outlive the browser's session
   extraClientMetadata: { properties: ['lab_ttl'] },
-  clientAuthMethods: ['client_secret_basic', 'client_secret_post', 'tls_client_auth', 'self_signed_tls_client_auth', 'none'],
+  clientAuthMethods: ['client_secret_basic', 'client_secret_post', 'client_secret_jwt', 'private_key_jwt', 'tls_client_auth', 'self_signed_tls_client_auth', 'none'],
   ttl: { ClientCredentials: lifetime, AccessToken: lifetime, RefreshToken: 3600, AuthorizationCode: 60, Grant: 86400, Session: 3600, Interaction: 600, IdToken: 600 },
   discovery: { mtls_endpoint_aliases: { token_endpoint: `${mtls}/token`, introspection_endpoint: `${mtls}/token/introspection` } },
   features: {
