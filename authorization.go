@@ -108,7 +108,9 @@ func (a *App) finishAuthorization(ctx context.Context, rawQuery string, who visi
 	}
 	key := c.key
 	key.id.Subject = p.Subject
-	given := &connection.Consent{Requested: c.consent.scopes, Callback: picked(answer.Extra, c.consent.callback)}
+	given := &connection.Consent{
+		Requested: c.consent.scopes, Callback: picked(answer.Extra, c.consent.keeping.callback), Found: c.consent.keeping.told(resp),
+	}
 	_, err = a.engine.source(key).Apply(ctx, c.settings, connection.Authorized(resp, given, c.settings, who.identity))
 	return c, p.ReturnTo, err
 }

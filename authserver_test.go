@@ -40,6 +40,7 @@ type authServer struct {
 	issuer string     // sent as iss
 	down   bool       // the revocation endpoint
 	reply  string     // instead of tokens
+	more   string     // members of the token response besides the tokens
 	signer string     // the secret that the way back is signed with
 }
 
@@ -177,7 +178,9 @@ func (a *authServer) issue(w http.ResponseWriter, grant int) {
 	a.issued++
 	access, refresh := token(a.issued), fmt.Sprintf("%srefresh-%d", seed, a.issued)
 	a.access[access], a.refreshes[refresh] = grant, grant
-	_ = json.NewEncoder(w).Encode(map[string]any{"access_token": access, "token_type": "Bearer", "expires_in": a.lifetime, "refresh_token": refresh})
+	answer := map[string]any{"access_token": access, "token_type": "Bearer", "expires_in": a.lifetime, "refresh_token": refresh}
+	_ = json.Unmarshal([]byte("{"+a.more+"}"), &answer) // adds to what is there
+	_ = json.NewEncoder(w).Encode(answer)
 }
 
 func (a *authServer) revoke(w http.ResponseWriter, r *http.Request) {

@@ -98,8 +98,8 @@ type consent struct {
 	revokeAccess bool // and what it wants to hear of is the access token
 
 	signed   bool              // the way back is signed with the client secret
-	callback []string          // parameters of the way back that are kept
-	confirms map[string]string // of these, those that must say what was asked for
+	keeping  *keeping          // what is kept of the answers
+	confirms map[string]string // parameters of the way back that must say what was asked for
 }
 
 // build resolves and checks the connection. It touches no network and writes nothing.
@@ -116,11 +116,12 @@ func (c *Connection) build(name string) (*built, error) {
 	}
 	out.warnings = c.buildGrant(r, &conf, name)
 	conf.Scopes = c.scopes(r, preset, out.grant)
-	out.injection = c.buildInjection(r, preset)
+	keep := c.buildKeeping(r, preset)
+	out.injection = c.buildInjection(r, preset, keep)
 	out.allow = c.buildAllowList(r, preset)
 	out.rules = c.buildRules(r)
 	out.consent = c.buildConsent(r, preset, conf)
-	out.consent.title = cmp.Or(out.consent.title, name)
+	out.consent.title, out.consent.keeping = cmp.Or(out.consent.title, name), keep
 	if len(r.faults) > 0 {
 		return nil, fmt.Errorf("connection %q: %w", name, errors.Join(r.faults...))
 	}
@@ -231,7 +232,6 @@ func (c *Connection) buildConsent(r *resolver, preset *provider.Provider, conf o
 		revokeAccess: revokesAccessToken(preset.Revocation),
 
 		signed:   preset.CallbackHMAC,
-		callback: preset.CallbackFields,
 		confirms: c.confirms(r, preset),
 	}
 }
@@ -245,13 +245,23 @@ func (c *Connection) policy(preset *provider.Provider) connection.Policy {
 	}
 }
 
-func (c *Connection) buildInjection(r *resolver, preset *provider.Provider) *injection {
-	also, _ := companions(preset)
+func (c *Connection) buildInjection(r *resolver, preset *provider.Provider, keep *keeping) *injection {
+	in := c.buildCarrier(r, preset)
+	if in == nil {
+		return nil
+	}
+	in.keepAuthorization, in.keeping = c.ForwardAuthorization, keep
+	c.buildDefaults(r, in, preset)
+	return in
+}
+
+// buildCarrier settles what of a request carries the token.
+func (c *Connection) buildCarrier(r *resolver, preset *provider.Provider) *injection {
 	if c.Query != "" {
 		if c.Header != nil {
 			r.fault("query", errors.New("give header or query, not both"))
 		}
-		return &injection{query: r.text("query", c.Query), keepAuthorization: c.ForwardAuthorization, companions: also}
+		return &injection{query: r.text("query", c.Query)}
 	}
 	header := HeaderInjection{Name: preset.HeaderName, Template: preset.HeaderTemplate}
 	if c.Header != nil {
@@ -261,9 +271,7 @@ func (c *Connection) buildInjection(r *resolver, preset *provider.Provider) *inj
 	in, err := newHeaderInjection(r.text("header", header.Name), header.Template)
 	if err != nil {
 		r.fault("header", err)
-		return nil
 	}
-	in.keepAuthorization, in.companions = c.ForwardAuthorization, also
 	return in
 }
 

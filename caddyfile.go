@@ -308,8 +308,8 @@ func (dir *directive) checkConnection(h httpcaddyfile.Helper) error {
 	case !known:
 		return nil // told for each request
 	}
-	if flat := len(dir.routes) == 0 && dir.handler.Via == ""; flat && (config.Query != "" || len(config.AllowHosts) > 0) {
-		return d.Errf("connection %q has allow_hosts or query, which need the reverse_proxy inside the %s block, or `via transport`", name, appName)
+	if flat := len(dir.routes) == 0 && dir.handler.Via == ""; flat && (config.Query != "" || len(config.AllowHosts) > 0 || len(config.Params) > 0) {
+		return d.Errf("connection %q has allow_hosts, param or query, which need the reverse_proxy inside the %s block, or `via transport`", name, appName)
 	}
 	return nil
 }

@@ -67,10 +67,16 @@ var optionParsers = map[string]func(*caddyfile.Dispenser, *Connection) error{
 	"assertion_audience": text(func(c *Connection) *string { return &c.AssertionAudience }),
 	"token_param":        parseParam(func(c *Connection) *map[string]string { return &c.TokenParams }),
 	"auth_param":         parseParam(func(c *Connection) *map[string]string { return &c.AuthParams }),
+	"param":              parseParam(func(c *Connection) *map[string]string { return &c.Params }),
 	"header":             parseHeader,
+	"keep":               list(func(c *Connection) *[]string { return &c.Keep }),
+	"keep_callback":      list(func(c *Connection) *[]string { return &c.KeepCallback }),
 	"tls":                parseTokenEndpointTLS,
 	"quirks":             parseQuirks,
 }
+
+// repeatable are the options that may be given several times. Their parsers know what must not be said twice.
+var repeatable = []string{"allow", "auth_param", "header", "param", "token_param"}
 
 // parse reads one option.
 func (o *options) parse(d *caddyfile.Dispenser) error {
@@ -79,7 +85,7 @@ func (o *options) parse(d *caddyfile.Dispenser) error {
 	if !ok {
 		return d.Errf("unknown option %q of a connection; known are %s", name, strings.Join(slices.Sorted(maps.Keys(optionParsers)), ", "))
 	}
-	if _, twice := o.seen[name]; twice && name != "token_param" && name != "auth_param" && name != "allow" {
+	if _, twice := o.seen[name]; twice && !slices.Contains(repeatable, name) {
 		return d.Errf("%s is given twice", name)
 	}
 	o.seen[name] = d.Token()
@@ -99,6 +105,9 @@ func (o *options) finish(named caddyfile.Token, name string) error {
 		return at(named).Errf("connection %q: client_id is required", name)
 	case c.Query != "" && c.Header != nil:
 		return at(o.seen["query"]).Errf("connection %q: give header or query, not both", name)
+	}
+	if err := c.checkDefaults(o.seen); err != nil {
+		return err
 	}
 	for option, url := range map[string]string{
 		"token_endpoint": c.TokenEndpoint, "authorization_endpoint": c.AuthorizationEndpoint, "revocation_endpoint": c.RevocationEndpoint,
@@ -238,6 +247,9 @@ func parseParam[T any](field func(*T) *map[string]string) func(*caddyfile.Dispen
 		if !d.Args(&name, &value) || d.NextArg() {
 			return d.ArgErr()
 		}
+		if name == "" {
+			return d.Errf("%s needs a name", option)
+		}
 		if _, twice := (*params)[name]; twice {
 			return d.Errf("%s %s is given twice", option, name)
 		}
@@ -270,26 +282,6 @@ func parseAllow(d *caddyfile.Dispenser, c *Connection) error {
 		}
 	}
 	c.Allow = append(c.Allow, allow)
-	return nil
-}
-
-func parseHeader(d *caddyfile.Dispenser, c *Connection) error {
-	c.Header = new(HeaderInjection)
-	if !d.Args(&c.Header.Name) {
-		return d.ArgErr()
-	}
-	if d.NextArg() {
-		c.Header.Template = d.Val()
-	}
-	if d.NextArg() {
-		return d.ArgErr()
-	}
-	if strings.Contains(c.Header.Name, "{") {
-		return nil // checked when it is resolved
-	}
-	if _, err := newHeaderInjection(c.Header.Name, c.Header.Template); err != nil {
-		return d.Errf("header: %w", err)
-	}
 	return nil
 }
 

@@ -153,8 +153,12 @@ var optionArguments = map[string]struct {
 	"client_certificate":    {"client.crt client.key", []string{"", "client.crt", "a b c"}},
 	"token_param":           {"account_id 42", []string{"", "account_id", "a b c"}},
 	"header": {`X-Token "token {token}"`, []string{
-		"", "X-Token {token} {token}", `"X Token"`, `X-Token "no mark"`, `X-Token "{token}{token}"`, "Host", "Connection", "transfer-encoding {token}", "X-Token \"{token}\x01\"",
+		"", "X-Token {token} {token}", `"X Token"`, `X-Token "{token}{token}"`, "Host", "Connection", "transfer-encoding {token}", "X-Token \"{token}\x01\"",
+		`"X-Token" "{token} {token.team}"`, `X-Api ""`, "X-Api a b", `"X Api" a`, "Host a", "keep-alive a", "X-Api \"a\x01\"", "X-Api a\n\t\t\theader x-api b",
 	}},
+	"param":                  {"api_version 2", []string{"", "api_version", "a b c", `"" a`}},
+	"keep":                   {"instance_url team.id", []string{"", `""`, "a..b", "{x}", "refresh_token", "authed_user.access_token", "clientSecret", "a.password_hint"}},
+	"keep_callback":          {"realmId accounts-server", []string{"", `""`, "a b!", "code", "hmac"}},
 	"authorization_endpoint": {"https://idp.example/authorize", []string{"", `""`, "https://a.example b", "http://idp.example/authorize", "https://u:p@idp.example/"}},
 	"revocation_endpoint":    {"https://idp.example/revoke", []string{"", `""`, "https://a.example b", "http://idp.example/revoke", "ftp://idp.example/"}},
 	"issuer":                 {"https://idp.example", []string{"", `""`, "a b"}},

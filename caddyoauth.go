@@ -15,7 +15,8 @@
 //	caddyfile*.go  the global option, the directive and the transport, one function per block
 //	handler.go     http.handlers.oauth2_inject: which connection, is there a token, hand it on
 //	transport.go   http.reverse_proxy.transport.oauth2_inject: set the token, check the host, replay after a 401
-//	injection.go   how a token travels: header, template, query parameter
+//	injection.go   how a token travels: header, template, query parameter; defaults.go: what travels with it
+//	kept.go        what a connection knows besides its token: fields of answers, for headers and addresses
 //	replay.go      what of a request's body is kept for that replay
 //	hosts.go       who may receive a token; rules.go: which requests may travel with one
 //	problem.go     what a client is told when there is no token

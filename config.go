@@ -66,6 +66,15 @@ type Connection struct {
 	Header *HeaderInjection `json:"header,omitempty"`
 	// Query names a query parameter that carries the token instead of a header.
 	Query string `json:"query,omitempty"`
+	// Headers are further headers of the upstream request, which it gets unless it brings its own. A value may hold
+	// `{token.NAME}`, a field that is kept, or `{field.NAME}`.
+	Headers map[string]string `json:"headers,omitempty"`
+	// Params are query parameters of the upstream request, likewise.
+	Params map[string]string `json:"params,omitempty"`
+	// Keep names fields of the token response, as dotted paths, that headers, parameters and upstream addresses may use.
+	Keep []string `json:"keep,omitempty"`
+	// KeepCallback names parameters of the way back from the authorization endpoint, likewise.
+	KeepCallback []string `json:"keep_callback,omitempty"`
 	// ForwardAuthorization lets the client's own Authorization header pass when the token travels elsewhere. Default: false,
 	// since the credentials that a client shows to this site are not meant for the upstream's owner.
 	ForwardAuthorization bool `json:"forward_authorization,omitempty"`

@@ -275,7 +275,7 @@ func TestEveryOptionIsInJSON(t *testing.T) {
 		t.Errorf("the JSON does not survive: %v\n%s\n%s", err, config.Apps.App, again)
 	}
 	for option := range optionParsers {
-		field := map[string]string{"token_param": "token_params", "auth_param": "auth_params"}[option]
+		field := map[string]string{"token_param": "token_params", "auth_param": "auth_params", "param": "params"}[option]
 		if field == "" {
 			field = option
 		}
@@ -344,6 +344,7 @@ func TestProvisionErrors(t *testing.T) {
 		`connection "api" is configured in the global options as well as inline`: `"connection":"api","inline":{"token_endpoint":"https://a.example","client_id":"a"}`,
 		`connection "other": token_endpoint: is required`:                        `"connection":"other","inline":{}`,
 		`connection "flat": a token in the query would show up in logs`:          `"connection":"flat","inline":{"token_endpoint":"https://a.example","client_id":"a","query":"q"}`,
+		`connection "flat": param cannot be added in this form`:                  `"connection":"flat","inline":{"token_endpoint":"https://a.example","client_id":"a","params":{"a":"b"}}`,
 		`connection "flat": allow_hosts cannot be checked in this form`:          `"connection":"flat","inline":{"token_endpoint":"https://a.example","client_id":"a","allow_hosts":["a"]}`,
 		`json: unknown field "clientid"`:                                         `"connection":"flat","inline":{"clientid":"a"}`,
 	} {

@@ -192,6 +192,8 @@ var revealSites = map[string]int{
 	// On the way to the upstream.
 	"injection.go injection.render":    1,
 	"injection.go injection.withQuery": 1,
+	// To take out of a token response what is no secret: the fields that are kept, by their names.
+	"kept.go keeping.facts": 1,
 	// Into the plain form of a record, which is sealed next, and into the generated key file.
 	"record.go encodeTokenSet": 3,
 	// Into the plain form of an authorization under way, which is sealed next: the PKCE verifier, for whoever finishes it.

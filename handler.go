@@ -92,6 +92,8 @@ func (h *Handler) suits(c *activeConnection) error {
 	switch {
 	case c.injection.header == "":
 		return fmt.Errorf("connection %q: a token in the query would show up in logs in this form; put the reverse_proxy inside the oauth2_inject block, or use `via transport`", c.name)
+	case len(c.injection.params) > 0:
+		return fmt.Errorf("connection %q: param cannot be added in this form; put the reverse_proxy inside the oauth2_inject block, or use `via transport`", c.name)
 	case c.allow != nil:
 		return fmt.Errorf("connection %q: allow_hosts cannot be checked in this form (a preset brings its own); put the reverse_proxy inside the oauth2_inject block, or use `via transport`", c.name)
 	}
@@ -153,6 +155,7 @@ func (h *Handler) choose(repl *caddy.Replacer) (*activeConnection, error) {
 // hand passes the plan on to the transport through the request's context. The request is changed in place, since Caddy's
 // replacer keeps the pointer to the request that it was made for.
 func (h *Handler) hand(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, p *plan) error {
+	p.guarded = true
 	*r = *r.WithContext(context.WithValue(r.Context(), planKey{}, p))
 	err := next.ServeHTTP(w, r)
 	if !p.taken {
@@ -166,15 +169,14 @@ func (h *Handler) hand(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 
 // wear puts the token on the request itself for as long as the handlers below run.
 func (h *Handler) wear(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, p *plan) error {
-	name := p.conn.injection.header
-	if !p.conn.injection.keepAuthorization {
-		r.Header.Del("Authorization")
+	worn, err := p.conn.injection.dress(r.Header, p.token)
+	defer undress(r.Header, worn)
+	if err != nil {
+		p.err = err
+		return h.refuse(w, r, p)
 	}
-	keepOnConnection(r.Header, name)
-	r.Header[name] = p.conn.injection.values(p.token) // replaces the client's own value
-	defer r.Header.Del(name)
 	watch := &statusWatch{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}}
-	err := next.ServeHTTP(watch, r)
+	err = next.ServeHTTP(watch, r)
 	if watch.status == http.StatusUnauthorized {
 		// Running the handlers below again would be wrong: they may have changed the request, or answered 401 themselves.
 		p.source.Suspect(p.conn.settings, p.token)
@@ -206,7 +208,10 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, p *plan) error 
 // authorizeLink returns the way to authorize the connection and to come back; "" when that is not what is missing, or when no
 // oauth2_connect offers it.
 func (h *Handler) authorizeLink(r *http.Request, p *plan) string {
-	if p.conn == nil || p.source == nil || problemOf(p.err).code != problemPerson.code {
+	if p.conn == nil || p.source == nil || !p.conn.needsPerson() {
+		return ""
+	}
+	if code := problemOf(p.err).code; code != problemPerson.code && code != problemIncomplete.code {
 		return ""
 	}
 	base := h.app.active.connectPath(p.conn.name)
@@ -289,8 +294,10 @@ type plan struct {
 	token  *connection.Published
 	err    error
 
-	taken    bool // a transport has seen the plan
-	replayed bool // the one replay of this request is spent
+	guarded  bool         // a transport sends the token, and checks where to
+	lacks    *unknownFact // a placeholder asked for it in vain, so that address, path or headers may be wrong
+	taken    bool         // a transport has seen the plan
+	replayed bool         // the one replay of this request is spent
 
 	out     http.Request // the first copy of the request that is sent, here to spare an allocation
 	outUsed bool         // further copies are made anew: net/http may hold on to the first
@@ -337,7 +344,25 @@ func (p *plan) placeholder(key string) (any, bool) {
 		}
 		return problemOf(p.err).code, true
 	}
-	return nil, false
+	return p.fact(name)
+}
+
+// fact gives what the connection knows besides its token, where a transport checks the host that is dialled: an address that is made
+// of it would else lead the token anywhere.
+func (p *plan) fact(name string) (any, bool) {
+	m, ok := parseMark(name)
+	if !ok || !p.guarded {
+		return nil, false
+	}
+	if p.token == nil {
+		return "", true
+	}
+	value, known := p.conn.injection.rendition(p.token).known.value(m)
+	if !known {
+		p.lacks = &unknownFact{m}
+		return "", true
+	}
+	return value, true
 }
 
 func (p *plan) status() string {

@@ -1,6 +1,7 @@
 package caddyoauth
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/textproto"
@@ -22,7 +23,9 @@ type injection struct {
 	query             string
 	keepAuthorization bool // the client's own Authorization may pass
 
-	companions map[string]string // headers that the API wants as well, for requests that do not bring them
+	headers []named // that the API wants as well, for requests that do not bring them
+	params  []named // likewise, in the query
+	keeping *keeping
 }
 
 // newHeaderInjection checks a header's name and template.
@@ -45,10 +48,12 @@ func newHeaderInjection(name, template string) (*injection, error) {
 		return nil, fmt.Errorf("%s belongs to the connection between two servers and cannot carry a token", name)
 	case !found || strings.Contains(suffix, tokenMark):
 		return nil, fmt.Errorf("the template needs %s exactly once", tokenMark)
+	case markText.MatchString(template):
+		return nil, errors.New("the header that carries the token holds nothing else that a connection knows; use a header of its own")
 	case !httpguts.ValidHeaderFieldValue(template):
 		return nil, fmt.Errorf("the template holds characters that no header value may have")
 	}
-	return &injection{header: name, prefix: prefix, suffix: suffix}, nil
+	return &injection{header: name, prefix: prefix, suffix: suffix, keeping: new(keeping)}, nil
 }
 
 // isConnectionHeader reports whether a header has a meaning for the connection itself (RFC 9110 section 7.6.1) or frames the message.
@@ -60,18 +65,45 @@ func isConnectionHeader(name string) bool {
 	return false
 }
 
-// values returns the header's value for a token set, built once for each.
-func (in *injection) values(p *connection.Published) []string {
-	return p.Render(in, in.render)
+// rendition is what an injection makes of one token set.
+type rendition struct {
+	token   []string // the value of the header that carries it
+	known   facts
+	headers []worded
+	params  []worded
 }
 
-func (in *injection) render(set connection.TokenSet) []string {
-	return []string{in.prefix + set.AccessToken.Reveal() + in.suffix}
+// worded is a header or parameter that requests get unless they bring their own.
+type worded struct {
+	name  string
+	value []string
+	err   error // why there is no value
+}
+
+// rendition returns what to put on requests for a token set, built once for each.
+func (in *injection) rendition(p *connection.Published) *rendition {
+	return p.Render(in, in.render).(*rendition)
+}
+
+func (in *injection) render(set connection.TokenSet) any {
+	made := &rendition{token: []string{in.prefix + set.AccessToken.Reveal() + in.suffix}, known: in.keeping.facts(set)}
+	made.headers, made.params = wordAll(in.headers, made.known), wordAll(in.params, made.known)
+	return made
+}
+
+// wordAll fills in what is known.
+func wordAll(all []named, known facts) []worded {
+	var made []worded
+	for _, one := range all {
+		text, err := one.value.fill(known)
+		made = append(made, worded{name: one.name, value: []string{text}, err: err})
+	}
+	return made
 }
 
 // apply puts the token on a request that nobody else holds: its header map is replaced by a copy, so that the request which
-// it was made from, and with it every log line, stays without a token.
-func (in *injection) apply(out *http.Request, p *connection.Published) {
+// it was made from, and with it every log line, stays without a token. Its error is an *unknownFact.
+func (in *injection) apply(out *http.Request, p *connection.Published) error {
 	header := make(http.Header, len(out.Header)+1)
 	for name, values := range out.Header {
 		if name == "Authorization" && !in.keepAuthorization {
@@ -79,31 +111,93 @@ func (in *injection) apply(out *http.Request, p *connection.Published) {
 		}
 		header[name] = values
 	}
-	for name, value := range in.companions {
-		if _, has := header[name]; !has {
-			header[name] = []string{value}
+	made := in.rendition(p)
+	for _, one := range made.headers {
+		if brings(header, one.name) {
+			continue
 		}
+		if one.err != nil {
+			return one.err
+		}
+		header[one.name] = one.value
 	}
 	out.Header = header
 	if in.header != "" {
-		header[in.header] = in.values(p)
-		return
+		header[in.header] = made.token
 	}
-	out.URL = in.withQuery(out.URL, p)
+	if in.query == "" && len(made.params) == 0 {
+		return nil
+	}
+	next, err := in.withQuery(out.URL, made, p)
+	out.URL = next
+	return err
 }
 
-// withQuery returns a copy of the URL whose query has the token once. The rest of the query stays as the client wrote it.
-func (in *injection) withQuery(u *url.URL, p *connection.Published) *url.URL {
-	next := *u
-	var kept []string
-	for pair := range strings.SplitSeq(u.RawQuery, "&") {
-		name, _, _ := strings.Cut(pair, "=")
-		if decoded, err := url.QueryUnescape(name); pair == "" || err == nil && decoded == in.query {
+// dress puts the token on a request's own headers, and returns what it put there.
+func (in *injection) dress(header http.Header, p *connection.Published) (worn []string, err error) {
+	if !in.keepAuthorization {
+		header.Del("Authorization")
+	}
+	made := in.rendition(p)
+	wear := func(name string, value []string) {
+		keepOnConnection(header, name)
+		header[name] = value
+		worn = append(worn, name)
+	}
+	for _, one := range made.headers {
+		if brings(header, one.name) {
 			continue
 		}
+		if one.err != nil {
+			return worn, one.err
+		}
+		wear(one.name, one.value)
+	}
+	wear(in.header, made.token) // replaces the client's own value
+	return worn, nil
+}
+
+// undress takes away what dress put there.
+func undress(header http.Header, worn []string) {
+	for _, name := range worn {
+		header.Del(name)
+	}
+}
+
+// brings reports whether a request has a header of its own. An empty one is none: Caddy sets User-Agent to nothing for a client
+// that sent none.
+func brings(header http.Header, name string) bool {
+	values := header[name]
+	return len(values) > 1 || len(values) == 1 && values[0] != ""
+}
+
+// withQuery returns a copy of the URL whose query has the token once, if it travels there, and the parameters that the client did
+// not give. The rest of the query stays as the client wrote it.
+func (in *injection) withQuery(u *url.URL, made *rendition, p *connection.Published) (*url.URL, error) {
+	next := *u
+	var kept []string
+	given := make(map[string]bool)
+	for pair := range strings.SplitSeq(u.RawQuery, "&") {
+		name, _, _ := strings.Cut(pair, "=")
+		decoded, err := url.QueryUnescape(name)
+		if pair == "" || err == nil && in.query != "" && decoded == in.query {
+			continue
+		}
+		given[decoded] = true
 		kept = append(kept, pair)
 	}
-	kept = append(kept, url.QueryEscape(in.query)+"="+url.QueryEscape(p.TokenSet().AccessToken.Reveal()))
+	for _, one := range made.params {
+		if given[one.name] {
+			continue
+		}
+		if one.err != nil {
+			return nil, one.err
+		}
+		kept = append(kept, url.QueryEscape(one.name)+"="+url.QueryEscape(one.value[0]))
+	}
+	if in.query != "" {
+		kept = append(kept, url.QueryEscape(in.query)+"="+url.QueryEscape(p.TokenSet().AccessToken.Reveal()))
+	}
 	next.RawQuery = strings.Join(kept, "&")
-	return &next
+	return &next, nil
 }

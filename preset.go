@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"maps"
-	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -22,7 +21,7 @@ func (c *Connection) preset(r *resolver) *provider.Provider {
 	switch {
 	case err != nil:
 		r.fault("provider", err)
-	case hasUnknownCompanion(preset):
+	case len(preset.TestCall.Keep) > 0:
 		r.fault("provider", errors.New("its API wants a header that only a test call can find out, which is not supported yet"))
 	case preset.TokenEndpoint == "" && c.TokenEndpoint == "":
 		r.fault("provider", errors.New("its endpoints come from discovery, which is not supported yet; give token_endpoint and authorization_endpoint"))
@@ -137,22 +136,4 @@ func revokesAccessToken(r provider.Revocation) bool {
 		}
 	}
 	return r.Auth == provider.AuthAccessToken
-}
-
-func hasUnknownCompanion(preset *provider.Provider) bool {
-	_, unknown := companions(preset)
-	return unknown != ""
-}
-
-// companions returns the headers that a provider's API wants besides the token. Those that are made of what a test call finds
-// out are not known here.
-func companions(preset *provider.Provider) (headers map[string]string, unknown string) {
-	headers = make(map[string]string, len(preset.APIHeaders))
-	for name, value := range preset.APIHeaders {
-		if strings.Contains(value, "{") {
-			return nil, name
-		}
-		headers[http.CanonicalHeaderKey(name)] = value
-	}
-	return headers, ""
 }

@@ -34,9 +34,6 @@ var unreadFacts = map[string]string{
 	"RefreshTokenLifetime":  "for the documentation",
 	"RefreshTokenIdleLimit": "for the documentation",
 	"ConsentLifetime":       "for the documentation",
-
-	"KeepFields": "fields of an answer cannot be used yet",
-	"TestCall":   "there is no test call yet",
 }
 
 // TestGuardPresetFacts: a fact that nobody reads is dead weight, or a server that is not asked as it wants to be.
@@ -131,6 +128,8 @@ var overrides = map[string]struct {
 	"PKCE":           {"google", func(c *Connection) { c.Quirks = &Quirks{PKCE: new(bool)} }, func(e effect) any { return e.consent.pkce }, false, ""},
 	"CallbackHMAC":   {reason: "a check that a preset prescribes is no matter of taste; another provider is described without the preset"},
 	"CallbackFields": {reason: "what is kept beyond need does no harm"},
+	"KeepFields":     {reason: "what is kept beyond need does no harm"},
+	"TestCall":       {reason: "there is no test call yet"},
 	"SendScopeOnRefresh": {"microsoft", func(c *Connection) { c.Quirks = &Quirks{RefreshScope: new(bool)} },
 		func(e effect) any { return e.conf.SendScopeOnRefresh }, false, ""},
 	"RefreshBefore": {"github", func(c *Connection) { c.RefreshBefore = caddy.Duration(time.Second) },
@@ -142,7 +141,8 @@ var overrides = map[string]struct {
 		func(e effect) any { return e.injection.header }, "X-Token", ""},
 	"HeaderTemplate": {"notion", func(c *Connection) { c.Header = &HeaderInjection{Template: "Token {token}"} },
 		func(e effect) any { return e.injection.prefix }, "Token ", ""},
-	"APIHeaders": {reason: "a request that brings the header keeps its own: header_up in the reverse_proxy"},
+	"APIHeaders": {"notion", func(c *Connection) { c.Headers = map[string]string{"notion-version": "1"} },
+		func(e effect) any { return e.injection.headers[0].value.literals[0] }, "1", ""},
 	"APIHosts": {"google", func(c *Connection) { c.AllowHosts = []string{"api.internal"} },
 		func(e effect) any {
 			return e.allow.allows("api.internal", "") && !e.allow.allows("www.googleapis.com", "")

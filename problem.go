@@ -56,6 +56,11 @@ var (
 		Detail: "This service does not make requests of this kind on behalf of an account.",
 		code:   "request_not_allowed",
 	}
+	problemIncomplete = problem{
+		Type: "urn:caddyoauth:incomplete-connection", Title: "Incomplete connection", Status: http.StatusBadGateway,
+		Detail: "The connection lacks something that the request needs. Connecting the account again may bring it; the operator finds its name in the log.",
+		code:   "incomplete_connection",
+	}
 	problemSubject = problem{
 		Type: "urn:caddyoauth:unknown-person", Title: "Unknown person", Status: http.StatusForbidden,
 		Detail: "The request does not say for whom it is made. Please sign in first.",
@@ -74,7 +79,10 @@ var errNoSubject = errors.New("the subject is empty or not known")
 // problemOf is the one table from an error to what a client is told.
 func problemOf(err error) problem {
 	var unavailable *connection.Unavailable
+	var unknown *unknownFact
 	switch {
+	case errors.As(err, &unknown):
+		return problemIncomplete
 	case errors.Is(err, errNoSubject):
 		return problemSubject
 	case errors.Is(err, errNotAllowed):
@@ -100,7 +108,7 @@ func (p problem) Tone() string {
 	switch p.code {
 	case problemLater.code:
 		return "weak"
-	case problemRefused.code, problemHost.code:
+	case problemRefused.code, problemIncomplete.code, problemHost.code:
 		return "failed"
 	}
 	return "off"

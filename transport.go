@@ -166,6 +166,9 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	p.taken = true
 	t.SetScheme(req)
+	if p.lacks != nil {
+		return t.incomplete(req, p, p.lacks), nil
+	}
 	if err := t.permits(req, p); err != nil {
 		t.logger.Error("the token was not sent", zap.String("connection", p.conn.name), zap.Error(err))
 		return t.answer(req, problemHost), nil
@@ -195,7 +198,9 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 func (t *Transport) send(req *http.Request, p *plan, body io.ReadCloser) (*http.Response, error) {
 	out := p.copyOf(req)
 	out.Body = body
-	p.conn.injection.apply(out, p.token)
+	if err := p.conn.injection.apply(out, p.token); err != nil {
+		return t.incomplete(req, p, err), nil
+	}
 	resp, err := t.HTTPTransport.RoundTrip(out)
 	if resp != nil {
 		resp.Request = req // the response must not lead anyone to the token
@@ -283,6 +288,13 @@ func (t *Transport) noToken(req *http.Request, err error) (*http.Response, error
 		return nil, cause
 	}
 	return t.answer(req, problemOf(err)), nil
+}
+
+// incomplete answers a request that needs what the connection does not know. It is not sent: half of what an API wants may mean
+// something else to it.
+func (t *Transport) incomplete(req *http.Request, p *plan, err error) *http.Response {
+	t.logger.Error("the request was not sent", zap.String("connection", p.conn.name), zap.Error(err))
+	return t.answer(req, problemIncomplete)
 }
 
 // answer makes up a response. An error instead would count as the upstream's failure, for everybody.

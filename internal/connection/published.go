@@ -21,8 +21,7 @@ type Published struct {
 }
 
 type rendered struct {
-	recipe any
-	value  []string
+	recipe, value any
 }
 
 func publish(set TokenSet, policy Policy, now time.Time) *Published {
@@ -47,9 +46,9 @@ func (p *Published) satisfies(w want, now time.Time) bool {
 	return p.Generation() > w.newer && p.Usable(now)
 }
 
-// Render returns what build gave for this recipe the first time, so that the request path does not build the same header
-// value again and again. The recipe is compared by identity: pass a pointer. The value must not be changed.
-func (p *Published) Render(recipe any, build func(TokenSet) []string) []string {
+// Render returns what build gave for this recipe the first time, so that the request path does not build the same headers
+// again and again. The recipe is compared by identity: pass a pointer. The value must not be changed.
+func (p *Published) Render(recipe any, build func(TokenSet) any) any {
 	if r := p.rendered.Load(); r != nil && r.recipe == recipe {
 		return r.value
 	}
