@@ -40,6 +40,9 @@ func (v *visit) account(c *activeConnection, source *connection.Source) account 
 func accountOf(state connection.State, err error) account {
 	var one account
 	switch {
+	case len(state.Missing) > 0:
+		one = account{Tone: "ended", State: "Needs you again", Connected: true, Needed: true,
+			Advice: "This site asks for more than you allowed: " + strings.Join(state.Missing, ", ") + ". Connect it again to go on."}
 	case state.Status == connection.StatusRevoked || state.Status == connection.StatusLostRotation:
 		// What is left of the last token may still work; there will be no other.
 		one = account{Tone: "ended", State: "Needs you again", Connected: true, Needed: true,
@@ -47,6 +50,8 @@ func accountOf(state connection.State, err error) account {
 	case err != nil, state.Status == connection.StatusFailing && !time.Now().Before(state.ExpiresAt):
 		one = account{Tone: "weak", State: "Interrupted", Connected: true,
 			Advice: "The provider cannot be reached at the moment. This will be tried again by itself."}
+	case state.Status == connection.StatusAuthorizationRequired && state.Generation > 0:
+		one = account{Tone: "ended", State: "Needs you again", Connected: true, Needed: true, Advice: "Connect it again to go on."}
 	case state.Status.NeedsPerson():
 		return account{Tone: "off", State: "Not connected"}
 	case state.Status == connection.StatusMisconfigured:

@@ -145,6 +145,7 @@ func (a *App) addConnection(name string, config *Connection) (*activeConnection,
 		settings: connection.Settings{
 			Store: a.store, Client: b.client, Breaker: a.engine.breaker(b.endpoint), Tasks: a.tasks,
 			Observe: a.observe, Policy: b.policy, Grant: b.grant, Nonce: a.engine.nonce,
+			Scopes: b.consent.scopes, FingerprintOf: b.digest,
 		}.Complete(),
 	}
 	if config.Subject == "" {

@@ -78,6 +78,7 @@ type built struct {
 	grant       string   // as connection.Settings has it
 	warnings    []string // what the operator should know about the grant
 	fingerprint string
+	digest      func(scopes []string) string // the fingerprint, had other scopes been asked for
 	injection   *injection
 	allow       *hostList // nil = the upstreams of the reverse_proxy
 	rules       ruleSet
@@ -125,7 +126,12 @@ func (c *Connection) build(name string) (*built, error) {
 	if len(r.faults) > 0 {
 		return nil, fmt.Errorf("connection %q: %w", name, errors.Join(r.faults...))
 	}
-	out.fingerprint = fingerprint(conf, out.grant)
+	out.digest = func(scopes []string) string {
+		other := conf
+		other.Scopes = scopes
+		return fingerprint(other, out.grant)
+	}
+	out.fingerprint = out.digest(conf.Scopes)
 	if preset.ScopeParam != "" && preset.ScopeParam != "scope" && out.grant == oauth.GrantRefreshToken {
 		out.consent.askScopes(preset, &conf)
 	}

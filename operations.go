@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -61,6 +60,7 @@ type TokenView struct {
 	Busy      bool `json:"busy,omitempty"`    // a refresh or a change is under way
 
 	Granted   []string `json:"scopes_granted,omitempty"` // as far as the server says
+	Missing   []string `json:"scopes_missing,omitempty"` // that the configuration asks for and nobody consented to
 	AccountID string   `json:"account_id,omitempty"`
 	Label     string   `json:"label,omitempty"`
 }
@@ -213,11 +213,11 @@ func (a *App) end(ctx context.Context, c *activeConnection, source *connection.S
 
 // revoke tells the provider that a connection ends, by the token that the provider wants to hear of.
 func (c *activeConnection) revoke(ctx context.Context, source *connection.Source) error {
+	token, err := source.RefreshToken(ctx, c.settings)
+	if err != nil || token.IsZero() {
+		return err
+	}
 	if !c.consent.revokeAccess {
-		token, err := source.RefreshToken(ctx, c.settings)
-		if err != nil || token.IsZero() {
-			return err
-		}
 		return c.client.Revoke(ctx, token, "refresh_token")
 	}
 	p, err := source.Token(ctx, c.settings) // an expired one would not be accepted
@@ -241,9 +241,10 @@ func (a *App) Subjects(ctx context.Context, name string) (SubjectList, error) {
 	if err != nil {
 		return SubjectList{}, fmt.Errorf("%w: %w", ErrStorage, err)
 	}
+	source := a.engine.glance(c.key)
 	list := SubjectList{Subjects: make([]TokenView, 0, len(records)), Unreadable: unreadable}
 	for _, rec := range records {
-		list.Subjects = append(list.Subjects, viewOf(connection.StateOf(rec, c.settings)))
+		list.Subjects = append(list.Subjects, viewOf(source.Describe(rec, c.settings)))
 	}
 	slices.SortFunc(list.Subjects, func(a, b TokenView) int { return cmp.Compare(a.Subject, b.Subject) })
 	return list, nil
@@ -257,6 +258,7 @@ func viewOf(state connection.State) TokenView {
 		IssuedAt: known(state.IssuedAt), ExpiresAt: known(state.ExpiresAt), RefreshAt: known(state.RefreshAt),
 		RefreshExpiresAt: known(state.RefreshExpiresAt), LastUsed: known(state.LastUsed), NextAttempt: known(state.NextAttempt),
 		Renewable: state.Renewable, Unsaved: state.Unsaved, Busy: state.Busy, Granted: granted(state.Scope, state.Consent),
+		Missing: state.Missing,
 	}
 	if state.Failure != nil {
 		view.Code, view.Attempts = state.Failure.Code, state.Failure.Attempts
@@ -268,10 +270,9 @@ func viewOf(state connection.State) TokenView {
 }
 
 // granted lists the scopes that were granted: as the server says, or as requested where it says nothing (RFC 6749 section 5.1).
-// Some servers separate them by commas.
 func granted(scope string, consent *connection.Consent) []string {
 	if scope == "" && consent != nil {
 		return consent.Requested
 	}
-	return strings.FieldsFunc(scope, func(r rune) bool { return r == ' ' || r == ',' })
+	return connection.SplitScopes(scope)
 }

@@ -266,3 +266,53 @@ func TestHistoryLength(t *testing.T) {
 		t.Errorf("the history is %+v", h)
 	}
 }
+
+// edit reloads with a part of the configuration replaced.
+func (p *peopleSite) edit(from, to string) {
+	p.t.Helper()
+	edited := strings.ReplaceAll(string(p.loaded), from, to)
+	if edited == string(p.loaded) {
+		p.t.Fatalf("the configuration has no %s", from)
+	}
+	p.loaded = []byte(edited)
+	p.reload()
+}
+
+// TestScopesChangeOverAReload: what a person allowed stays; they are asked again only for what they did not allow.
+func TestScopesChangeOverAReload(t *testing.T) {
+	p := runPeople(t, "scopes files.read")
+	alice := p.as("alice")
+	alice.connect(toDrive).wantTo(t, doneDrive)
+	p.edit(`"scopes":["files.read"]`, `"scopes":["files.read","files.write"]`)
+	alice.open("/").want(t, http.StatusForbidden, toDrive)
+	alice.open("/connect").want(t, http.StatusOK, "This site asks for more than you allowed: files.write.")
+	if v := p.view(aliceDrive); v.Status != "authorization_required" || v.Code != "scopes_missing" || !slices.Equal(v.Missing, []string{"files.write"}) || v.Generation != 1 {
+		t.Errorf("got %+v", v)
+	}
+	if list, err := p.app().Subjects(t.Context(), "drive"); err != nil || len(list.Subjects) != 1 || list.Subjects[0].Code != "scopes_missing" {
+		t.Errorf("the list of subjects says %+v, %v", list, err)
+	}
+	if _, err := p.app().Refresh(t.Context(), aliceDrive); err == nil || !strings.Contains(err.Error(), "files.write") {
+		t.Errorf("a forced refresh: %v", err)
+	}
+	alice.connect(toDrive).wantTo(t, doneDrive)
+	alice.open("/").want(t, http.StatusOK, "GET")
+	p.edit(`"scopes":["files.read","files.write"]`, `"scopes":["files.write"]`)
+	alice.open("/").want(t, http.StatusOK, "GET")
+	if h := p.history(aliceDrive); len(h) != 2 || !slices.Equal(h[1].Granted, []string{"files.read"}) {
+		t.Errorf("the history is %+v", h)
+	}
+	before := p.auth.tokens()
+	p.edit(`"client_id":"caddy","client_secret":"`+clientSecret+`","subject"`, `"client_id":"other","client_secret":"`+clientSecret+`","subject"`)
+	alice.open("/").want(t, http.StatusForbidden, toDrive)
+	alice.open("/connect").want(t, http.StatusOK, "Needs you again")
+	if v := p.view(aliceDrive); v.Code != "client_changed" {
+		t.Errorf("with another client: %+v", v)
+	}
+	if told, err := p.app().Disconnect(t.Context(), aliceDrive); err != nil || told || len(p.auth.revoked) != 0 {
+		t.Errorf("another client's token went to the revocation endpoint: %v, %v", told, err)
+	}
+	if got := p.auth.tokens(); got != before {
+		t.Errorf("%d tokens were asked for", got-before)
+	}
+}

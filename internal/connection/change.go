@@ -1,8 +1,10 @@
 package connection
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/caddyoauth/caddyoauth/internal/oauth"
@@ -23,6 +25,7 @@ func Authorized(resp *oauth.TokenResponse, given *Consent, set *Settings, by str
 			return rec, err
 		}
 		next.Reason, next.By, next.Consent, next.Root = ReasonAuthorized, by, given, next.Generation
+		rec.Fingerprint = "" // that of the configuration that it is applied under
 		return refreshed(rec, next, now), nil
 	}
 }
@@ -95,8 +98,12 @@ func (r *refresh) put(ctx context.Context, rec Record) (*Published, error) {
 	if err != nil {
 		return nil, err
 	}
+	next.Fingerprint = cmp.Or(next.Fingerprint, r.source.fingerprint)
+	if d := r.differs(next); d != nil && !next.Status.NeedsPerson() { // only an earlier generation can be of another configuration
+		return nil, fmt.Errorf("%w: %w", ErrNoRollback, d)
+	}
 	r.want.reason = next.Current.Reason
-	p := r.set.publish(next.Current, time.Now())
+	p := r.set.publish(next, time.Now())
 	if err := r.save(next, p); err != nil {
 		return nil, err
 	}
@@ -110,7 +117,8 @@ func (r *refresh) put(ctx context.Context, rec Record) (*Published, error) {
 }
 
 // RefreshToken returns the refresh token, or where there is none the access token, for revocation; the zero value when there is
-// nothing to revoke. It reads the storage, since another instance may know a later one.
+// nothing to revoke. It reads the storage, since another instance may know a later one. One that was obtained as another client, or
+// elsewhere, is given to nobody.
 func (s *Source) RefreshToken(ctx context.Context, set *Settings) (secret.Text, error) {
 	rec, err := set.Store.Load(ctx, s.id)
 	if errors.Is(err, ErrNotFound) {
@@ -118,6 +126,9 @@ func (s *Source) RefreshToken(ctx context.Context, set *Settings) (secret.Text, 
 	}
 	if err != nil {
 		return secret.Text{}, err
+	}
+	if d := set.differs(s.fingerprint, rec); d != nil && d.client {
+		return secret.Text{}, d
 	}
 	if rec.Current.RefreshToken.IsZero() {
 		return rec.Current.AccessToken, nil

@@ -24,10 +24,10 @@ func (s *Source) Refresh(ctx context.Context, set *Settings, by string) (*Publis
 // hold publishes what is stored before it is replaced on demand: requests must not lose a good token because somebody asked for
 // another one in vain.
 func (r *refresh) hold(rec Record) {
-	if r.want.reason != ReasonForced || rec.Current.AccessToken.IsZero() || rec.Status.NeedsPerson() {
+	if r.want.reason != ReasonForced || !r.good(rec) {
 		return
 	}
-	s, p := r.source, r.set.publish(rec.Current, time.Now())
+	s, p := r.source, r.set.publish(rec, time.Now())
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if old := s.published.Load(); old == nil || old.Generation() < p.Generation() {

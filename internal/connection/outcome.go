@@ -14,7 +14,7 @@ import (
 func (r *refresh) gain(ctx context.Context, rec Record, next TokenSet) (*Published, error) {
 	old := rec
 	rec = refreshed(rec, next, time.Now())
-	p := r.set.publish(next, time.Now())
+	p := r.set.publish(rec, time.Now())
 	p.afterRejection = r.want.reason == ReasonRejected
 	if err := r.save(rec, p); err != nil {
 		return nil, err
@@ -35,7 +35,7 @@ func (r *refresh) unchanged(ctx context.Context, rec Record, next TokenSet) (*Pu
 		r.source.stats.StorageErrors.Add(1)
 		return nil, &storageError{fmt.Errorf("clear the intent: %w", err)}
 	}
-	p := r.set.publish(rec.Current, now)
+	p := r.set.publish(rec, now)
 	p.afterRejection = r.want.reason == ReasonRejected
 	p.usableUntil = rec.Current.ExpiresAt
 	if next.ExpiresAt.After(p.usableUntil) {
@@ -56,7 +56,7 @@ func (r *refresh) unusable(ctx context.Context, rec Record, next TokenSet, err e
 	old := rec
 	rec = failed(rec, err, time.Now())
 	rec.Current, rec.Intent = rotated(old.Current, next), nil
-	if saveErr := r.save(rec, r.set.publish(rec.Current, time.Now())); saveErr != nil {
+	if saveErr := r.save(rec, r.set.publish(rec, time.Now())); saveErr != nil {
 		return nil, errors.Join(err, saveErr)
 	}
 	r.archive(ctx, refreshed(old, old.Current, old.UpdatedAt))

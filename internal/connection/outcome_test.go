@@ -200,19 +200,6 @@ func TestChangedFingerprint(t *testing.T) {
 	})
 }
 
-// A person's tokens that another configuration obtained are neither used nor written over.
-func TestChangedFingerprintOfAPerson(t *testing.T) {
-	virtual(t, func(t *testing.T) {
-		i := authorized(t, time.Hour)
-		rec := record(time.Hour)
-		rec.Fingerprint = "f2"
-		i.store.Put(rec)
-		i.refused(connection.StatusAuthorizationRequired, "authorization_required")
-		i.called(0)
-		is(t, "saves", i.store.Use().Saves, 0)
-	})
-}
-
 func TestRefreshNeverRunsOnARequestsContext(t *testing.T) {
 	virtual(t, func(t *testing.T) {
 		type key struct{}

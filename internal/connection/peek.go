@@ -16,6 +16,7 @@ type State struct {
 	RefreshExpiresAt time.Time // zero = not known, or never
 	Renewable        bool      // there is something to refresh with
 	Consent          *Consent  // nil for machines
+	Missing          []string  // scopes that the configuration asks for and nobody consented to
 }
 
 // Peek returns the state without asking the provider and without counting as a use. It reads the storage once, since another
@@ -26,9 +27,9 @@ func (s *Source) Peek(ctx context.Context, set *Settings) (State, error) {
 		return State{Snapshot: s.Snapshot()}, err
 	}
 	if p := s.published.Load(); p != nil && p.Generation() > rec.Current.Generation {
-		rec.Current, rec.Status, rec.Failure = p.set, StatusActive, nil // a storage that fails has not seen it yet
+		rec.Current, rec.Status, rec.Failure, rec.Fingerprint = p.set, StatusActive, nil, p.fingerprint // a storage that fails has not seen it yet
 	}
-	return StateOf(rec, set).with(s.Snapshot(), rec.UpdatedAt), nil
+	return s.Describe(rec, set).with(s.Snapshot(), rec.UpdatedAt), nil
 }
 
 // loaded reads what is stored; nothing is an empty record.
@@ -45,8 +46,8 @@ func loaded(ctx context.Context, set *Settings, id ID) (Record, error) {
 	return rec, nil
 }
 
-// StateOf returns the state of a token set as the record tells it.
-func StateOf(rec Record, set *Settings) State {
+// Describe returns the state of a token set as its record tells it.
+func (s *Source) Describe(rec Record, set *Settings) State {
 	current := rec.Current
 	state := State{
 		Snapshot: Snapshot{
@@ -58,6 +59,10 @@ func StateOf(rec Record, set *Settings) State {
 	}
 	if over := !time.Now().Before(current.ExpiresAt); over && !state.Renewable && !state.Status.NeedsPerson() {
 		state.Status = StatusAuthorizationRequired
+	}
+	if d := set.differs(s.fingerprint, rec); d != nil && set.NeedsPerson() && !state.Status.NeedsPerson() {
+		state.Status, state.Missing = StatusAuthorizationRequired, d.missing
+		state.Failure = &Failure{Code: d.code(), At: rec.UpdatedAt}
 	}
 	return state
 }

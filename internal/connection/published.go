@@ -9,6 +9,7 @@ import (
 // Published is a token set that requests may use. It never changes but for its flags; a new state is a new Published.
 type Published struct {
 	set            TokenSet
+	fingerprint    string // that it was obtained under
 	refreshAt      time.Time
 	usableUntil    time.Time
 	publishedAt    time.Time
@@ -61,7 +62,7 @@ func (p *Published) Render(recipe any, build func(TokenSet) any) any {
 func (p *Published) postponed(refreshAt time.Time) *Published {
 	next := &Published{
 		set: p.set, refreshAt: refreshAt, usableUntil: p.usableUntil, publishedAt: p.publishedAt,
-		afterRejection: p.afterRejection, unsaved: p.unsaved,
+		afterRejection: p.afterRejection, unsaved: p.unsaved, fingerprint: p.fingerprint,
 	}
 	next.suspect.Store(p.suspect.Load())
 	next.rendered.Store(p.rendered.Load())

@@ -88,12 +88,12 @@ func (r *refresh) load(ctx context.Context) (Record, error) {
 		rec.Current.Generation = known.Generation() // deleted: begin anew, but count on
 		return rec, nil
 	}
-	rec.Current, rec.Status = known.set, StatusActive
+	rec.Current, rec.Status, rec.Fingerprint = known.set, StatusActive, known.fingerprint
 	return rec, nil
 }
 
-// stored returns the stored record, or an empty one when there is none. A token set that was obtained under another
-// fingerprint is not ours to use, but its generation goes on counting.
+// stored returns the stored record, or an empty one when there is none. A machine's token set that was obtained under another
+// fingerprint is as good as none, but its generation goes on counting. A person's is kept; see differs.
 func (r *refresh) stored(ctx context.Context) (Record, error) {
 	ctx, cancel := context.WithTimeout(ctx, storageTimeout)
 	defer cancel()
@@ -103,7 +103,7 @@ func (r *refresh) stored(ctx context.Context) (Record, error) {
 		return Record{ID: r.source.id, Fingerprint: r.source.fingerprint, Status: StatusPending}, nil
 	case err != nil:
 		return Record{}, &storageError{fmt.Errorf("load the record: %w", err)}
-	case rec.Fingerprint != r.source.fingerprint:
+	case rec.Fingerprint != r.source.fingerprint && !r.set.NeedsPerson():
 		return Record{
 			ID: rec.ID, Fingerprint: r.source.fingerprint, Status: StatusPending,
 			Current: TokenSet{Generation: rec.Current.Generation},
@@ -125,10 +125,10 @@ func (r *refresh) store() Store {
 // adopt publishes a stored token set that is good enough, or returns nil. One that was ended, on purpose or by the server, is
 // not taken up again.
 func (r *refresh) adopt(rec Record) *Published {
-	if rec.Current.AccessToken.IsZero() || rec.Current.Generation <= r.want.newer || rec.Status.NeedsPerson() {
+	if rec.Current.Generation <= r.want.newer || !r.good(rec) {
 		return nil
 	}
-	p := r.set.publish(rec.Current, time.Now())
+	p := r.set.publish(rec, time.Now())
 	if !p.Usable(time.Now()) {
 		return nil
 	}
@@ -138,6 +138,13 @@ func (r *refresh) adopt(rec Record) *Published {
 	return p
 }
 
+// good reports whether there is a token set that neither a person, the server nor the configuration has ended.
+func (r *refresh) good(rec Record) bool {
+	return !rec.Current.AccessToken.IsZero() && !rec.Status.NeedsPerson() && r.differs(rec) == nil
+}
+
+func (r *refresh) differs(rec Record) *difference { return r.set.differs(r.source.fingerprint, rec) }
+
 // permitted reports why nothing may be sent now: a person is needed, or the endpoint's breaker is open.
 func (r *refresh) permitted(rec Record) error {
 	status := rec.Status
@@ -146,6 +153,9 @@ func (r *refresh) permitted(rec Record) error {
 	}
 	if status.NeedsPerson() {
 		return &Unavailable{ID: rec.ID, Status: status, Code: string(status), RetryAt: time.Now().Add(refusedBase)}
+	}
+	if d := r.differs(rec); d != nil {
+		return &Unavailable{ID: rec.ID, Status: StatusAuthorizationRequired, Code: d.code(), RetryAt: time.Now().Add(refusedBase), Err: d}
 	}
 	return endpointDown(r.set.Breaker.blocked(time.Now()))
 }

@@ -23,8 +23,6 @@ func RolledBack(history []Record, generation uint64, set *Settings, by string) C
 			return rec, fmt.Errorf("%w: generation %d is not kept", ErrNoRollback, generation)
 		case generation >= rec.Current.Generation:
 			return rec, fmt.Errorf("%w: generation %d is not an earlier one", ErrNoRollback, generation)
-		case earlier.Fingerprint != rec.Fingerprint:
-			return rec, fmt.Errorf("%w: generation %d was obtained under another configuration", ErrNoRollback, generation)
 		}
 		last, err := lastOf(history, earlier.Current.Root, rec)
 		if err != nil {
@@ -34,7 +32,8 @@ func RolledBack(history []Record, generation uint64, set *Settings, by string) C
 		next.Generation, next.Reason, next.By, next.Nonce = rec.Current.Generation+1, ReasonRolledBack, by, set.Nonce
 		next.RefreshToken, next.RefreshExpiresAt = last.Current.RefreshToken, last.Current.RefreshExpiresAt
 		rolled := refreshed(rec, next, now)
-		if last.openIntent() { // its last exchange may have succeeded unseen, and the next one has to know
+		rolled.Fingerprint = earlier.Fingerprint // which is compared with the configuration before this is saved
+		if last.openIntent() {                   // its last exchange may have succeeded unseen, and the next one has to know
 			intent := *last.Intent
 			intent.Generation = next.Generation
 			rolled.Intent = &intent

@@ -88,12 +88,12 @@ func (r *refresh) compare(ctx context.Context, rec Record, p *Published) *Publis
 	}
 	r.lockLost(fmt.Errorf("the storage holds generation %d of another instance after generation %d was saved", theirs.Generation, ours.Generation))
 	if supersedes(theirs, ours) {
-		if adopted := r.set.publish(theirs, time.Now()); adopted.Usable(time.Now()) && !stored.Status.NeedsPerson() {
+		if adopted := r.set.publish(stored, time.Now()); adopted.Usable(time.Now()) && r.good(stored) {
 			return adopted
 		}
 		return p
 	}
-	if foreign := theirs.AccessToken.IsZero() && theirs.Generation > 0; foreign {
+	if foreign := theirs.AccessToken.IsZero() && theirs.Generation > 0 || r.differs(stored) != nil; foreign {
 		return p // an instance with another configuration; the two would overwrite each other without end
 	}
 	if err := r.write(ctx, rec); err != nil {

@@ -27,6 +27,11 @@ type Settings struct {
 	Policy  Policy
 	Grant   string // one of ways; oauth.GrantRefreshToken is that of a person with an authorization code
 	Nonce   string // tells this process from others in intents and records
+
+	// Scopes are those that people are asked for, and FingerprintOf digests what a token depends on, had other scopes been asked
+	// for; see differs. Both may be nil.
+	Scopes        []string
+	FingerprintOf func(scopes []string) string
 }
 
 // Complete fills in what may be left out: the defaults of the policy, a breaker, an observer and a task group of its own.

@@ -1,6 +1,7 @@
 package connection
 
 import (
+	"cmp"
 	"errors"
 	"strings"
 	"time"
@@ -33,15 +34,15 @@ func intend(rec Record, nonce string, now time.Time) Record {
 	return rec
 }
 
-// accept turns a token response into the token set that follows current. A refresh token that the response leaves out stays
-// the old one (RFC 6749 section 6); for grants without one it is never kept. An error says why the access token cannot be
+// accept turns a token response into the token set that follows current. A refresh token, and a scope, that the response leaves out
+// stay the old ones (RFC 6749 sections 5.1 and 6); for grants without one it is never kept. An error says why the access token cannot be
 // used; the set is whole all the same, for its refresh token may have replaced the old one.
 func accept(current TokenSet, resp *oauth.TokenResponse, s *Settings, now time.Time) (TokenSet, error) {
 	next := TokenSet{
 		Generation:  current.Generation + 1,
 		AccessToken: resp.AccessToken,
 		TokenType:   resp.TokenType,
-		Scope:       resp.Scope,
+		Scope:       cmp.Or(resp.Scope, current.Scope),
 		IssuedAt:    resp.SentAt,
 		ExpiresAt:   resp.ExpiresAt,
 		Response:    resp.Response,

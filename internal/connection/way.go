@@ -32,9 +32,10 @@ func (s *Settings) stuck(current TokenSet) bool {
 }
 
 // publish makes a token set one that requests may use. Where nothing can be asked for before its end, nothing is tried.
-func (s *Settings) publish(set TokenSet, now time.Time) *Published {
-	p := publish(set, s.Policy, now)
-	if s.stuck(set) {
+func (s *Settings) publish(rec Record, now time.Time) *Published {
+	p := publish(rec.Current, s.Policy, now)
+	p.fingerprint = rec.Fingerprint
+	if s.stuck(rec.Current) {
 		p.refreshAt = p.usableUntil
 	}
 	return p
