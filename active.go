@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"unicode/utf8"
 
 	"github.com/caddyserver/caddy/v2"
@@ -28,6 +29,9 @@ type activeConnection struct {
 	consent   consent
 	client    *oauth.Client
 	engine    *engine
+
+	certificate     *oauth.Certificate // of the client; nil = none
+	certificateEnds atomic.Int64       // unix seconds, as its file said last; 0 = not known
 }
 
 // maxSubject bounds a subject, which a request gives.
@@ -141,7 +145,7 @@ func (a *App) addConnection(name string, config *Connection) (*activeConnection,
 	key := sourceKey{storage: a.storageID, id: b.id, fingerprint: b.fingerprint}
 	active := &activeConnection{
 		name: name, key: key, injection: b.injection, allow: b.allow, rules: b.rules, config: digest,
-		subject: config.Subject, consent: b.consent, client: b.client, engine: a.engine,
+		subject: config.Subject, consent: b.consent, client: b.client, engine: a.engine, certificate: b.certificate,
 		settings: connection.Settings{
 			Store: a.store, Client: b.client, Breaker: a.engine.breaker(b.endpoint), Tasks: a.tasks,
 			Observe: a.observe, Policy: b.policy, Grant: b.grant, Nonce: a.engine.nonce,

@@ -73,7 +73,8 @@ func (r *resolver) fault(field string, err error) {
 type built struct {
 	id          connection.ID
 	client      *oauth.Client
-	endpoint    string // the token endpoint, to share its breaker
+	certificate *oauth.Certificate // nil = none
+	endpoint    string             // the token endpoint, to share its breaker
 	policy      connection.Policy
 	grant       string   // as connection.Settings has it
 	warnings    []string // what the operator should know about the grant
@@ -126,6 +127,7 @@ func (c *Connection) build(name string) (*built, error) {
 	if len(r.faults) > 0 {
 		return nil, fmt.Errorf("connection %q: %w", name, errors.Join(r.faults...))
 	}
+	out.certificate = conf.Certificate
 	out.digest = func(scopes []string) string {
 		other := conf
 		other.Scopes = scopes

@@ -25,9 +25,10 @@
 //	engine.go      the process-wide state that outlives configurations
 //	refresh.go     WHEN tokens are refreshed in the background
 //	operations.go  what people and programs do to token sets: view, refresh, history, roll back, disconnect
+//	worker.go      goroutines with an end
 //	storage.go     connection.Store over Caddy's storage; record.go and storagekeys.go hold its formats
 //	keys.go        key-encryption keys and the data keyset
-//	observer.go    what happens to tokens, as log lines
+//	observer.go    what happens to tokens, as log lines; events.go: as events of Caddy
 //	admin.go       the state of the connections on Caddy's admin endpoint
 //
 //	internal/connection  the life of a token set: HOW it is refreshed
@@ -84,6 +85,7 @@ type App struct {
 	loop      *refreshLoop
 	wake      func() // the loops of all live configurations
 	active    *activeSet
+	announcer *announcer
 }
 
 // CaddyModule returns the Caddy module information.
@@ -103,8 +105,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 	}
 	a.engine, a.wake = engine, engine.wake
 	a.loop = newRefreshLoop(a.scheduled)
+	a.announcer = newAnnouncer(engine)
 	a.engine.join(a)
-	if err := a.provisionStore(); err != nil {
+	if err := errors.Join(a.provisionStore(), a.provisionEvents()); err != nil {
 		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(a.Connections)) {
@@ -181,6 +184,7 @@ func storageIdentity(storage certmagic.Storage) (string, error) {
 // other site of this Caddy goes on.
 func (a *App) Start() error {
 	a.loop.start(a.openKeys)
+	a.announcer.start(a.announceAll)
 	return nil
 }
 
@@ -202,6 +206,9 @@ func (a *App) Stop() error {
 	if err := a.tasks.Stop(ctx); err != nil {
 		a.logger.Error("a token refresh is still under way; it goes on with the next configuration's storage", zap.Error(err))
 	}
+	if !a.announcer.stopWithin(eventGrace) {
+		a.logger.Warn("a handler of events is still at work; it is not waited for")
+	}
 	return nil
 }
 
@@ -211,6 +218,9 @@ func (a *App) Cleanup() error {
 		return nil
 	}
 	a.loop.stop() // when Start of another app failed, Stop was not called
+	if !a.announcer.ended() {
+		a.announcer.stopWithin(eventGrace)
+	}
 	a.tasks.Close()
 	a.engine.leave(a)
 	a.engine = nil

@@ -28,6 +28,7 @@ type sourceKey struct {
 // engine is the state that outlives configurations: the sources with their token sets, and what they share.
 type engine struct {
 	nonce string // tells this process from others in intents and records
+	told  toldOnce
 
 	mu       sync.Mutex // guards the fields below; never held across I/O
 	sources  map[sourceKey]*connection.Source

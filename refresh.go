@@ -2,7 +2,6 @@ package caddyoauth
 
 import (
 	"context"
-	"sync"
 	"time"
 
 	"github.com/caddyoauth/caddyoauth/internal/connection"
@@ -11,13 +10,9 @@ import (
 // refreshLoop decides WHEN tokens are refreshed in the background: it sleeps until the earliest due time of a connection that
 // is in use, or until something was published. HOW is the business of the sources.
 type refreshLoop struct {
+	*worker
 	scheduled func() []scheduledSource
 	changed   chan struct{} // one slot: something was published or used, look again
-	ctx       context.Context
-	cancel    context.CancelFunc
-	done      chan struct{}
-	started   sync.Once
-	stopped   sync.Once
 }
 
 // scheduledSource is a source with the settings to refresh it under.
@@ -30,28 +25,15 @@ type scheduledSource struct {
 const idleCheck = time.Minute
 
 func newRefreshLoop(scheduled func() []scheduledSource) *refreshLoop {
-	ctx, cancel := context.WithCancel(context.Background())
-	return &refreshLoop{scheduled: scheduled, changed: make(chan struct{}, 1), ctx: ctx, cancel: cancel, done: make(chan struct{})}
+	return &refreshLoop{worker: newWorker(), scheduled: scheduled, changed: make(chan struct{}, 1)}
 }
 
-// start runs first and then the loop, in the one goroutine that this file starts.
+// start runs first and then the loop.
 func (l *refreshLoop) start(first func(context.Context)) {
-	l.started.Do(func() {
-		go func() {
-			defer close(l.done)
-			first(l.ctx)
-			l.run()
-		}()
+	l.worker.start(func(ctx context.Context) {
+		first(ctx)
+		l.run(ctx)
 	})
-}
-
-// stop ends the loop and waits for it. It may be called often, and without start.
-func (l *refreshLoop) stop() {
-	l.stopped.Do(func() {
-		l.cancel()
-		l.started.Do(func() { close(l.done) }) // never started: nothing to wait for
-	})
-	<-l.done
 }
 
 // wake makes the loop look again.
@@ -62,13 +44,13 @@ func (l *refreshLoop) wake() {
 	}
 }
 
-func (l *refreshLoop) run() {
+func (l *refreshLoop) run(ctx context.Context) {
 	for {
 		timer := time.NewTimer(l.round())
 		select {
 		case <-timer.C:
 		case <-l.changed:
-		case <-l.ctx.Done():
+		case <-ctx.Done():
 			timer.Stop()
 			return
 		}

@@ -127,7 +127,8 @@ type liveIDP struct {
 	asked    atomic.Int64
 	lifetime atomic.Int64 // seconds
 	held     atomic.Pointer[chan struct{}]
-	forms    sync.Map // number of the request -> its form
+	forms    sync.Map                         // number of the request -> its form
+	refusal  atomic.Pointer[http.HandlerFunc] // what it says instead of a token; nil = nothing
 }
 
 func newLiveIDP(t *testing.T) *liveIDP {
@@ -135,6 +136,10 @@ func newLiveIDP(t *testing.T) *liveIDP {
 	idp := new(liveIDP)
 	idp.lifetime.Store(3600)
 	idp.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if refusal := idp.refusal.Load(); refusal != nil {
+			(*refusal)(w, r)
+			return
+		}
 		_ = r.ParseForm()
 		number := idp.asked.Add(1)
 		idp.forms.Store(number, r.Form)

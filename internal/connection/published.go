@@ -18,6 +18,7 @@ type Published struct {
 
 	refreshing atomic.Bool // a background refresh has been started for it
 	suspect    atomic.Bool // the resource server refused it
+	noticed    atomic.Bool // somebody was told that it ends soon
 	rendered   atomic.Pointer[rendered]
 }
 
@@ -47,6 +48,9 @@ func (p *Published) satisfies(w want, now time.Time) bool {
 	return p.Generation() > w.newer && p.Usable(now)
 }
 
+// FirstNotice reports, the first time it is asked, that nobody was told yet that the token set ends soon.
+func (p *Published) FirstNotice() bool { return !p.noticed.Swap(true) }
+
 // Render returns what build gave for this recipe the first time, so that the request path does not build the same headers
 // again and again. The recipe is compared by identity: pass a pointer. The value must not be changed.
 func (p *Published) Render(recipe any, build func(TokenSet) any) any {
@@ -65,6 +69,7 @@ func (p *Published) postponed(refreshAt time.Time) *Published {
 		afterRejection: p.afterRejection, unsaved: p.unsaved, fingerprint: p.fingerprint,
 	}
 	next.suspect.Store(p.suspect.Load())
+	next.noticed.Store(p.noticed.Load())
 	next.rendered.Store(p.rendered.Load())
 	return next
 }

@@ -36,7 +36,10 @@ type refresh struct {
 	want   want
 	flight *flight
 	began  time.Time
-	told   []Event // to be told once the result is published
+	was    Status        // of the source, when the flight began
+	waited time.Duration // for the storage lock
+	asked  bool          // the token endpoint, at least once
+	told   []Event       // to be told once the result is published
 }
 
 // run adopts what another instance has stored, or replaces it under the lock of its generation.
@@ -175,7 +178,9 @@ func (r *refresh) lock(ctx context.Context, rec Record) (unlock func(), err erro
 	// Not WithTimeout: storages that renew a lease (Redis) do so until this context ends, so it may end only with the lock.
 	lockCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	deadline := time.AfterFunc(r.set.Policy.lease(), cancel)
+	began := time.Now()
 	release, err := r.store().Lock(lockCtx, r.source.id, rec.Current.Generation)
+	r.waited += time.Since(began)
 	late := lockCtx.Err() != nil
 	deadline.Stop()
 	if err == nil {
@@ -224,6 +229,7 @@ func (r *refresh) replace(ctx context.Context, rec Record) (*Published, error) {
 	ctx = context.WithoutCancel(ctx)
 	asked := time.Now()
 	resp, before, err := r.set.ask(ctx, rec.Current)
+	r.asked = true
 	r.source.stats.Requests.Add(1)
 	r.report(asked, err)
 	if err != nil {
@@ -253,7 +259,8 @@ func (r *refresh) report(asked time.Time, err error) {
 
 // event tells the observer at once.
 func (r *refresh) event(e Event) {
-	e.ID, e.Reason, e.Took = r.source.id, r.want.reason, time.Since(r.began)
+	e.ID, e.Was, e.Reason = r.source.id, r.was, r.want.reason
+	e.Took, e.Waited, e.Asked = time.Since(r.began), r.waited, r.asked
 	r.set.Observe(e)
 }
 

@@ -67,6 +67,7 @@ const (
 	KindSaved       Kind = "saved"         // an unsaved token set has been saved at last
 	KindSaveDropped Kind = "save_dropped"  // an unsaved token set was given up: expired, or the process ends
 	KindHistory     Kind = "history_error" // the old token set could not be put into the history
+	KindExpiring    Kind = "expiring"      // a token set ends soon that cannot be refreshed; told by those who watch sources
 )
 
 // Event is what a Source tells its observer. It cannot carry a secret.
@@ -74,11 +75,14 @@ type Event struct {
 	Kind       Kind
 	ID         ID
 	Status     Status
+	Was        Status // the status before the flight began
 	Reason     Reason
 	Generation uint64
 	ExpiresAt  time.Time
 	RetryAt    time.Time // when the next attempt may be made, for KindFailed
 	Took       time.Duration
+	Waited     time.Duration // of that, for the storage lock
+	Asked      bool          // the token endpoint was asked
 	Err        error
 }
 

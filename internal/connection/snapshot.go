@@ -53,10 +53,11 @@ func (s *Source) Snapshot() Snapshot {
 	return snap
 }
 
-func (s *Source) wasFailing() bool {
+// before returns the status that a flight begins with, and whether the attempt before it failed.
+func (s *Source) before() (status Status, failing bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.failure != nil
+	return s.status, s.failure != nil
 }
 
 // unavailable builds the error for a waiter that got no answer.

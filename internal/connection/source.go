@@ -209,8 +209,8 @@ var closed = func() chan struct{} {
 // fly runs one refresh to its end, on its own context.
 func (s *Source) fly(f *flight, set *Settings, w want) {
 	defer set.Tasks.leave()
-	recovering := s.wasFailing()
-	r := &refresh{source: s, set: set, want: w, flight: f, began: time.Now()}
+	was, recovering := s.before()
+	r := &refresh{source: s, set: set, want: w, flight: f, began: time.Now(), was: was}
 	ctx, cancel := context.WithTimeout(context.Background(), 4*set.Policy.lease()+set.Policy.Timeout)
 	defer cancel()
 	run := r.run

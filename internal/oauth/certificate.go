@@ -43,6 +43,19 @@ func (c *Certificate) Load() (*tls.Certificate, error) {
 	return pair, nil
 }
 
+// Life returns when the certificate begins and ends, from its file alone.
+func (c *Certificate) Life() (notBefore, notAfter time.Time, err error) {
+	certPEM, err := os.ReadFile(c.CertFile)
+	if err != nil {
+		return time.Time{}, time.Time{}, unreadableFile("certificate", c.CertFile, err)
+	}
+	leaf, ok := firstCertificate(certPEM)
+	if !ok {
+		return time.Time{}, time.Time{}, noCertificate(c.CertFile)
+	}
+	return leaf.NotBefore, leaf.NotAfter, nil
+}
+
 // read looks at both files on its own before it pairs them: tls.X509KeyPair tells a damaged file from a mismatch by
 // its text only.
 func (c *Certificate) read() (*tls.Certificate, error) {
@@ -56,8 +69,7 @@ func (c *Certificate) read() (*tls.Certificate, error) {
 	}
 	leaf, ok := firstCertificate(certPEM)
 	if !ok {
-		return nil, newError(Misconfigured, "certificate_unreadable",
-			fmt.Sprintf("client certificate %s holds no PEM certificate", c.CertFile))
+		return nil, noCertificate(c.CertFile)
 	}
 	if hint := keyTrouble(keyPEM); hint != "" {
 		return nil, newError(Misconfigured, "certificate_unreadable", fmt.Sprintf("client key %s %s", c.KeyFile, hint))
@@ -78,6 +90,10 @@ func unreadableFile(what, name string, err error) error {
 		e.text, e.cause = "client "+what+" cannot be read: "+path.Error(), path
 	}
 	return e
+}
+
+func noCertificate(name string) error {
+	return newError(Misconfigured, "certificate_unreadable", fmt.Sprintf("client certificate %s holds no PEM certificate", name))
 }
 
 func firstCertificate(data []byte) (*x509.Certificate, bool) {

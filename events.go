@@ -1,0 +1,218 @@
+package caddyoauth
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
+	"go.uber.org/zap"
+
+	"github.com/caddyoauth/caddyoauth/internal/connection"
+	"github.com/caddyoauth/caddyoauth/internal/oauth"
+)
+
+// eventPrefix begins the names of our events, since Caddy's events have one namespace.
+const eventPrefix = "oauth2_"
+
+const (
+	eventBacklog = 1024            // events that wait for handlers before any are dropped
+	eventGrace   = 3 * time.Second // how long Stop waits for the handlers of others
+	watchEvery   = time.Minute     // how often it is looked for what ends soon
+)
+
+// announcement is an event that waits to be emitted.
+type announcement struct {
+	name string
+	data map[string]any
+}
+
+// announcer emits Caddy's events of one configuration, one after the other in the order in which they happened: handlers run
+// in the caller and may take their time, which a flight does not have. It also looks for what ends soon.
+type announcer struct {
+	*worker
+	engine *engine          // to find who speaks once this configuration has ended
+	events *caddyevents.App // nil: nobody subscribes
+	queue  chan announcement
+}
+
+func newAnnouncer(engine *engine) *announcer {
+	return &announcer{worker: newWorker(), engine: engine, queue: make(chan announcement, eventBacklog)}
+}
+
+// provisionEvents finds Caddy's events app. It is used if it is configured, and not loaded for our sake.
+func (a *App) provisionEvents() error {
+	module, err := a.ctx.AppIfConfigured("events")
+	switch {
+	case errors.Is(err, caddy.ErrNotConfigured):
+		return nil
+	case err != nil:
+		return fmt.Errorf("load the events app: %w", err)
+	}
+	a.announcer.events = module.(*caddyevents.App)
+	return nil
+}
+
+// announce has an event emitted, by the newest configuration once this one has ended: with its context over, handlers are not
+// run. It never waits.
+func (a *App) announce(s signal, data map[string]any) {
+	speaker := a
+	if a.announcer.ended() {
+		if speaker = a.announcer.engine.speaker(); speaker == nil {
+			return
+		}
+	}
+	if speaker.announcer.events == nil {
+		return
+	}
+	select {
+	case speaker.announcer.queue <- announcement{eventPrefix + s.name, data}:
+	default:
+		a.logger.Warn("an event was dropped, since the handlers of those before it take too long", zap.String("event", eventPrefix+s.name))
+	}
+}
+
+// speaker returns the newest configuration that still announces; nil when there is none.
+func (e *engine) speaker() *App {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for i := len(e.apps) - 1; i >= 0; i-- {
+		if !e.apps[i].announcer.ended() {
+			return e.apps[i]
+		}
+	}
+	return nil
+}
+
+// announceAll is the work of the announcer. What was queued when it is told to end is still emitted.
+func (a *App) announceAll(ctx context.Context) {
+	ticker := time.NewTicker(watchEvery)
+	defer ticker.Stop()
+	a.watch(time.Now())
+	for {
+		select {
+		case next := <-a.announcer.queue:
+			a.announcer.events.Emit(a.ctx, next.name, next.data)
+		case now := <-ticker.C:
+			a.watch(now)
+		case <-ctx.Done():
+			a.announceRest()
+			return
+		}
+	}
+}
+
+func (a *App) announceRest() {
+	for {
+		select {
+		case next := <-a.announcer.queue:
+			a.announcer.events.Emit(a.ctx, next.name, next.data)
+		default:
+			return
+		}
+	}
+}
+
+// keyRotated tells that another key seals the tokens. Of the key it tells the public id.
+func (a *App) keyRotated(keyID string) {
+	a.logger.Info(signalKeyRotated.text, zap.String("key", keyID))
+	a.announce(signalKeyRotated, map[string]any{"key": keyID})
+}
+
+// Warnings come so long before the end: a week for a token that nothing can refresh, but at most a tenth of its life; three days for
+// a refresh token; a month for a certificate, but at most a third of its life, since some are made for a day.
+const (
+	tokenNotice       = 7 * 24 * time.Hour
+	tokenShare        = 10
+	refreshNotice     = 3 * 24 * time.Hour
+	certificateNotice = 30 * 24 * time.Hour
+	certificateShare  = 3
+	certificateEvery  = 24 * time.Hour // how often a certificate that ends soon is told of
+)
+
+// notice returns how long before the end of a life somebody is to be told.
+func notice(life, most time.Duration, share int) time.Duration {
+	return min(most, life/time.Duration(share))
+}
+
+// watch tells of tokens that end soon and that only a person can replace, and of client certificates that end soon.
+func (a *App) watch(now time.Time) {
+	for _, active := range a.active.all() {
+		a.watchCertificate(active, now)
+	}
+	for _, s := range a.announcer.engine.sourcesOf(a) {
+		p := s.source.Current()
+		if p == nil || s.settings.Grant != oauth.GrantRefreshToken {
+			continue
+		}
+		ends, soon := endsSoon(p.TokenSet(), now)
+		if !soon || !p.FirstNotice() {
+			continue
+		}
+		status := s.source.Snapshot().Status
+		a.observe(connection.Event{
+			Kind: connection.KindExpiring, ID: s.source.ID(), Status: status, Was: status, Generation: p.Generation(), ExpiresAt: ends,
+		})
+	}
+}
+
+// endsSoon returns when a person's access ends, and whether that is soon. A refresh token that was given for less than the notice
+// is one of a session, which use keeps alive. So is one of the last days: of the set before it somebody was told.
+func endsSoon(set connection.TokenSet, now time.Time) (ends time.Time, soon bool) {
+	ends, before := set.ExpiresAt, notice(set.ExpiresAt.Sub(set.IssuedAt), tokenNotice, tokenShare)
+	if !set.RefreshToken.IsZero() {
+		ends, before = set.RefreshExpiresAt, refreshNotice
+		if ends.Sub(set.IssuedAt) <= before { // also when it is not known
+			return ends, false
+		}
+	}
+	left := ends.Sub(now)
+	return ends, left > 0 && left <= before
+}
+
+// watchCertificate looks at the file of a connection's client certificate. One that cannot be read is told of by the exchange
+// that fails for it.
+func (a *App) watchCertificate(active *activeConnection, now time.Time) {
+	if active.certificate == nil {
+		return
+	}
+	begins, ends, err := active.certificate.Life()
+	if err != nil {
+		return
+	}
+	active.certificateEnds.Store(ends.Unix())
+	left := ends.Sub(now)
+	if left > notice(ends.Sub(begins), certificateNotice, certificateShare) ||
+		!a.announcer.engine.told.first(active.name+" "+ends.String(), certificateEvery, now) {
+		return
+	}
+	a.logger.Warn(signalCertificate.text, zap.String("connection", active.name), zap.Time("not_after", ends), zap.Duration("left", left.Round(time.Minute)))
+	a.announce(signalCertificate, map[string]any{
+		"connection": active.name, "not_after": ends.UTC().Format(time.RFC3339), "seconds_left": left.Seconds(),
+	})
+}
+
+// toldOnce remembers what was told, so that it is not told again too soon. The zero value is ready.
+type toldOnce struct {
+	mu sync.Mutex // guards at
+	at map[string]time.Time
+}
+
+// first reports whether something was not told within the time before now, and remembers it as told.
+func (o *toldOnce) first(what string, within time.Duration, now time.Time) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if at, ok := o.at[what]; ok && now.Sub(at) < within {
+		return false
+	}
+	if o.at == nil {
+		o.at = make(map[string]time.Time)
+	}
+	maps.DeleteFunc(o.at, func(_ string, at time.Time) bool { return now.Sub(at) >= within })
+	o.at[what] = now
+	return true
+}
