@@ -5,7 +5,7 @@ BENCH    ?= .
 PLUGIN   := github.com/caddyoauth/caddyoauth
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-parts unit integration xcaddy lint fuzz bench fmt clean
+.PHONY: help build test test-parts unit integration browser xcaddy lint fuzz bench fmt clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -13,8 +13,8 @@ help: ## this list
 build: ## bin/caddy: Caddy with the standard modules and this plugin
 	go build -o bin/caddy ./cmd/caddy
 
-test: ## everything: parts, unit, integration, xcaddy; installs what it needs
-	@for step in test-parts unit integration xcaddy; do \
+test: ## everything: parts, unit, integration, browser, xcaddy; installs what it needs
+	@for step in test-parts unit integration browser xcaddy; do \
 		scripts/timed $$step $(MAKE) --no-print-directory $$step || exit 1; \
 	done
 
@@ -27,6 +27,9 @@ unit: ## the tests that need nothing but Go, with the race detector
 integration: test-parts ## the tests against real servers
 	go test -race -tags integration -count=1 -timeout 15m $$(scripts/packages-with '^//go:build.*\bintegration\b')
 
+browser: test-parts ## the pages of people in Chromium; PICTURES=DIR leaves pictures there
+	go test -C test/browser -tags integration -count=1 -timeout 10m .
+
 # Caddy's version is the one of go.mod. The build flags are go build's own, not xcaddy's -trimpath and tags, so that the
 # packages compiled here serve `make build` and `make lint` as well. The made-up version keeps go get from asking for
 # published ones.
@@ -38,6 +41,7 @@ xcaddy: bin/xcaddy ## builds bin/caddy-xcaddy the way users do, and runs the qui
 lint: bin/golangci-lint ## golangci-lint, shellcheck and a syntax check of the lab
 	scripts/install-parts lint
 	bin/golangci-lint run --build-tags integration
+	cd test/browser && ../../bin/golangci-lint run --build-tags integration
 	shellcheck .ci/run bench/run scripts/*
 	node --check test/lab/op/server.mjs
 
@@ -53,7 +57,7 @@ fmt: bin/golangci-lint ## formats the Go code
 	bin/golangci-lint fmt
 
 clean: ## removes what was built and installed here
-	rm -rf bin test/lab/op/node_modules
+	rm -rf bin test/lab/op/node_modules test/browser/node_modules
 
 # Tools are pinned by a module of their own each. `go install TOOL@VERSION` is not used: it ignores go.sum.
 bin/xcaddy: tools/xcaddy/go.mod tools/xcaddy/go.sum

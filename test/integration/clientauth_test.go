@@ -64,8 +64,8 @@ func TestEveryClientAuthenticationWorks(t *testing.T) {
 	caddy := start(t, dir, global(connections...), strings.Join(sites, ""))
 	var secrets []string
 	for name, address := range addresses {
-		if _, err := caddy.get("http://" + address + "/"); err != nil {
-			t.Errorf("%s: %v; the connection says %+v", name, err, caddy.status(t, name))
+		if _, err := caddy.Get("http://" + address + "/"); err != nil {
+			t.Errorf("%s: %v; the connection says %+v", name, err, caddy.Status(t, name))
 			continue
 		}
 		token := api.last(t)
@@ -80,8 +80,8 @@ func TestEveryClientAuthenticationWorks(t *testing.T) {
 	if len(api.distinct()) != len(cases) {
 		t.Errorf("%d connections used %d distinct tokens", len(cases), len(api.distinct()))
 	}
-	caddy.stop(t)
-	caddy.keepsSecrets(t, append(secrets, lab.Secret, lab.OddSecret)...)
+	caddy.Stop(t)
+	caddy.KeepsSecrets(t, append(secrets, lab.Secret, lab.OddSecret)...)
 }
 
 // TestAssertionsAreNeverReplayed: the server refuses an assertion that it has seen. Many tokens are obtained, and none is refused; a
@@ -99,7 +99,7 @@ func TestAssertionsAreNeverReplayed(t *testing.T) {
 		connection("elsewhere", options("client_key "+op.Key(lab.KeyRSA), "assertion_audience https://evil.example")...),
 	), site(good, "good", api.address())+site(stranger, "stranger", api.address())+site(elsewhere, "elsewhere", api.address()))
 	eventually(t, "five tokens", func() error {
-		if _, err := caddy.get("http://" + good + "/"); err != nil {
+		if _, err := caddy.Get("http://" + good + "/"); err != nil {
 			t.Fatal(err)
 		}
 		if n := len(api.distinct()); n < 5 {
@@ -111,16 +111,16 @@ func TestAssertionsAreNeverReplayed(t *testing.T) {
 		t.Errorf("%d exchanges were refused", refused)
 	}
 	for name, address := range map[string]string{"stranger": stranger, "elsewhere": elsewhere} {
-		_, err := caddy.get("http://" + address + "/")
-		if status := caddy.status(t, name); statusOf(err) != http.StatusBadGateway || status.Status != "misconfigured" || status.Error != "invalid_client" {
+		_, err := caddy.Get("http://" + address + "/")
+		if status := caddy.Status(t, name); statusOf(err) != http.StatusBadGateway || status.Status != "misconfigured" || status.Error != "invalid_client" {
 			t.Errorf("%s: got %v, %+v", name, err, status)
 		}
 	}
-	if !strings.Contains(caddy.logText(t), "check client_id, client_key, assertion_audience") {
+	if !strings.Contains(caddy.Log(t), "check client_id, client_key, assertion_audience") {
 		t.Error("the log does not say what to check")
 	}
-	caddy.stop(t)
-	caddy.keepsSecrets(t, api.distinct()...)
+	caddy.Stop(t)
+	caddy.KeepsSecrets(t, api.distinct()...)
 }
 
 // TestRefusedCertificatesAreNamed: the wrong certificate is the operator's fault, and the log and the status say which fault.
@@ -154,8 +154,8 @@ func TestRefusedCertificatesAreNamed(t *testing.T) {
 	}
 	caddy := start(t, dir, global(connections...), strings.Join(sites, ""))
 	for name, c := range cases {
-		_, err := caddy.get("http://" + addresses[name] + "/")
-		status := caddy.status(t, name)
+		_, err := caddy.Get("http://" + addresses[name] + "/")
+		status := caddy.Status(t, name)
 		if c.code == "" {
 			if err != nil {
 				t.Errorf("%s: %v %+v", name, err, status)
@@ -193,7 +193,7 @@ func TestRenewedCertificateIsPickedUp(t *testing.T) {
 	address := freeAddress(t)
 	caddy := start(t, dir, global(connection("api", "token_endpoint "+op.MTLSTokenEndpoint(), "tls {\n\t\t\t\tca "+op.CAFile()+"\n\t\t\t}",
 		"client_id "+lab.ClientTLS, "client_certificate "+pair+"/client.pem "+pair+"/client.key")), site(address, "api", api.address()))
-	ask := func() error { _, err := caddy.get("http://" + address + "/"); return err }
+	ask := func() error { _, err := caddy.Get("http://" + address + "/"); return err }
 	if err := ask(); err != nil {
 		t.Fatal(err)
 	}

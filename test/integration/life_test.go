@@ -24,7 +24,7 @@ type load struct {
 }
 
 // apply starts the clients; each asks the addresses in turn.
-func apply(c *caddyProcess, clients int, addresses ...string) *load {
+func apply(c *lab.Caddy, clients int, addresses ...string) *load {
 	l := &load{stopped: make(chan struct{})}
 	for range clients {
 		l.clients.Go(func() {
@@ -35,7 +35,7 @@ func apply(c *caddyProcess, clients int, addresses ...string) *load {
 				default:
 				}
 				l.requests.Add(1)
-				if _, err := c.get("http://" + addresses[i%len(addresses)] + "/"); err != nil {
+				if _, err := c.Get("http://" + addresses[i%len(addresses)] + "/"); err != nil {
 					count, _ := l.failures.LoadOrStore(err.Error(), new(atomic.Int64))
 					count.(*atomic.Int64).Add(1)
 				}
@@ -87,8 +87,8 @@ func TestManyExpiriesUnderLoad(t *testing.T) {
 	if low, high := int(duration/lifetime), int(duration/(lifetime/2))+1; tokens < low || tokens > high {
 		t.Errorf("%d tokens in %s; want between %d and %d", tokens, duration, low, high)
 	}
-	caddy.stop(t)
-	caddy.keepsSecrets(t, append(api.distinct(), lab.Secret)...)
+	caddy.Stop(t)
+	caddy.KeepsSecrets(t, append(api.distinct(), lab.Secret)...)
 }
 
 // TestTokenSurvivesRestartAndCrash: a stored token is used by the next process, whatever became of the one before.
@@ -99,13 +99,13 @@ func TestTokenSurvivesRestartAndCrash(t *testing.T) {
 	config := global(connection("api", basic(op)...))
 	for _, end := range []string{"stop", "kill", "stop"} {
 		caddy := start(t, dir, config, site(address, "api", api.address()))
-		if _, err := caddy.get("http://" + address + "/"); err != nil {
+		if _, err := caddy.Get("http://" + address + "/"); err != nil {
 			t.Fatal(err)
 		}
 		if end == "stop" {
-			caddy.stop(t)
+			caddy.Stop(t)
 		} else {
-			caddy.kill()
+			caddy.Kill()
 		}
 	}
 	if tokens, asked := len(api.distinct()), op.Stats(t).TokenRequests(); tokens != 1 || asked != 1 {
@@ -122,20 +122,20 @@ func TestCrashWhileAsking(t *testing.T) {
 	config := global(connection("api", basic(op, "timeout 3s")...))
 	op.SetFaults(t, lab.Fault{Times: 1, DelayAfter: 20 * time.Second})
 	caddy := start(t, dir, config, site(address, "api", api.address()))
-	go func() { _, _ = caddy.get("http://" + address + "/") }()
+	go func() { _, _ = caddy.Get("http://" + address + "/") }()
 	eventually(t, "the request for a token arrives", func() error {
 		if op.Stats(t).TokenRequests() == 0 {
 			return fmt.Errorf("not yet")
 		}
 		return nil
 	})
-	caddy.kill()
+	caddy.Kill()
 	caddy = start(t, dir, config, site(address, "api", api.address()))
 	eventually(t, "the next process obtains a token", func() error {
-		_, err := caddy.get("http://" + address + "/")
+		_, err := caddy.Get("http://" + address + "/")
 		return err
 	})
-	if !strings.Contains(caddy.logText(t), "ended without a known outcome") {
+	if !strings.Contains(caddy.Log(t), "ended without a known outcome") {
 		t.Error("the log does not tell of the open intent")
 	}
 }
@@ -160,11 +160,11 @@ func TestTwoInstancesShareOneRefresh(t *testing.T) {
 	if tokens < 3 || asked < tokens || asked > tokens+1 {
 		t.Errorf("%d token requests for %d tokens; want as many, or one more that was about to be used", asked, tokens)
 	}
-	for _, caddy := range []*caddyProcess{first, second} {
-		if lost := caddy.status(t, "api").Counters.LocksLost; lost > 0 {
+	for _, caddy := range []*lab.Caddy{first, second} {
+		if lost := caddy.Status(t, "api").Counters.LocksLost; lost > 0 {
 			t.Errorf("%d locks were lost", lost)
 		}
-		caddy.stop(t)
+		caddy.Stop(t)
 	}
 }
 
@@ -185,7 +185,7 @@ func TestReloadUnderLoad(t *testing.T) {
 	reloads := 0
 	for ; time.Now().Before(deadline); reloads++ {
 		g, s = config(reloads + 1)
-		caddy.reload(t, g, s)
+		caddy.Reload(t, g, s)
 		time.Sleep(200 * time.Millisecond) // between two reloads some requests should pass
 	}
 	requests, failures := l.stop()
@@ -231,12 +231,12 @@ func TestTroubleAtTheTokenEndpoint(t *testing.T) {
 			address := freeAddress(t)
 			op.SetFaults(t, fault)
 			caddy := start(t, dir, global(connection("api", basic(op, "timeout 1s")...)), site(address, "api", api.address()))
-			_, err := caddy.get("http://" + address + "/")
+			_, err := caddy.Get("http://" + address + "/")
 			if statusOf(err) != http.StatusServiceUnavailable {
 				t.Fatalf("got %v, want 503", err)
 			}
-			var answer *statusError
-			if !errors.As(err, &answer) || answer.header.Get("Retry-After") == "" {
+			var answer *lab.StatusError
+			if !errors.As(err, &answer) || answer.Header.Get("Retry-After") == "" {
 				t.Error("the answer has no Retry-After")
 			}
 			if _, missing := api.harm(); missing > 0 || len(api.distinct()) > 0 {
@@ -244,18 +244,18 @@ func TestTroubleAtTheTokenEndpoint(t *testing.T) {
 			}
 			asked := op.Stats(t).TokenRequests()
 			for range 50 {
-				_, _ = caddy.get("http://" + address + "/")
+				_, _ = caddy.Get("http://" + address + "/")
 			}
 			if more := op.Stats(t).TokenRequests() - asked; more > 3 {
 				t.Errorf("50 requests cost %d token requests", more)
 			}
 			op.Reset(t)
 			eventually(t, "it recovers", func() error {
-				_, err := caddy.get("http://" + address + "/")
+				_, err := caddy.Get("http://" + address + "/")
 				return err
 			})
-			caddy.stop(t)
-			caddy.keepsSecrets(t, append(api.distinct(), lab.Secret)...)
+			caddy.Stop(t)
+			caddy.KeepsSecrets(t, append(api.distinct(), lab.Secret)...)
 		})
 	}
 }
@@ -284,7 +284,7 @@ func TestOutageShorterThanTheToken(t *testing.T) {
 	if expired, _ := api.harm(); len(failures) > 0 || expired > 0 {
 		t.Errorf("failures %v, expired tokens %d; want none", failures, expired)
 	}
-	if log := caddy.logText(t); !strings.Contains(log, "could not get a new token") || !strings.Contains(log, "refreshing works again") {
+	if log := caddy.Log(t); !strings.Contains(log, "could not get a new token") || !strings.Contains(log, "refreshing works again") {
 		t.Error("the log tells of neither the failure nor the recovery")
 	}
 }

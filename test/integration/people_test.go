@@ -146,7 +146,7 @@ func TestPersonConnects(t *testing.T) {
 			time.Sleep(5 * time.Millisecond)
 		}
 		if round == 0 {
-			caddy.stop(t)
+			caddy.Stop(t)
 			caddy = start(t, dir, config, site)
 		}
 	}
@@ -170,8 +170,8 @@ func TestPersonConnects(t *testing.T) {
 	if status, _, at := jane.connect("http://" + address + link[1]); status != http.StatusOK || at.String() != home {
 		t.Errorf("after connecting again: status %d at %s", status, at.Path)
 	}
-	caddy.stop(t)
-	caddy.keepsSecrets(t, append(api.distinct(), lab.Secret)...)
+	caddy.Stop(t)
+	caddy.KeepsSecrets(t, append(api.distinct(), lab.Secret)...)
 }
 
 // TestPersonDenies: who cancels at the provider is told so, and nothing is connected.

@@ -116,7 +116,7 @@ const provider = new Provider(issuer, {
   clients,
   jwks: signingKeys,
   cookies: { keys: ['lab-cookie-key'] },
-  scopes: ['openid', 'offline_access', 'api:read', 'api:write'],
+  scopes: ['openid', 'offline_access', 'api:read', 'api:write', 'api:admin'], // the last one is for no client
   findAccount: (ctx, id) => ({ accountId: id, claims: () => ({ sub: id }) }),
   issueRefreshToken: async (ctx, client) => client.grantTypeAllowed('refresh_token'),
   rotateRefreshToken: true,
@@ -128,6 +128,7 @@ const provider = new Provider(issuer, {
   features: {
     devInteractions: { enabled: redirects.length > 0 },
     clientCredentials: { enabled: true },
+    revocation: { enabled: true },
     introspection: { enabled: true, allowedPolicy: (ctx, client) => client.clientId === 'rs' },
     // RFC 8707: a resource gives a JWT access token; "ttl=N" in its name sets the lifetime, "opaque" the other format.
     resourceIndicators: {

@@ -1,0 +1,96 @@
+//go:build integration
+
+package browser
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/caddyoauth/caddyoauth/test/lab"
+)
+
+// site is what the browser comes to: Caddy with HTTPS on localhost. The authorization server is at 127.0.0.1, which is another site
+// to a browser, so that cookies meet the rules that they meet in the wild.
+type site struct {
+	url   string
+	dir   string // storage, keys, logs
+	op    *lab.OP
+	caddy *lab.Caddy
+	api   *httptest.Server
+}
+
+// newSite starts a site that knows its visitors by the cookie `user`.
+func newSite(t *testing.T) *site {
+	t.Helper()
+	_, port, err := net.SplitHostPort(lab.FreeAddress(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &site{url: "https://localhost:" + port, dir: t.TempDir()}
+	s.op = lab.StartOP(t, lab.Options{RedirectURIs: []string{s.url + "/connect/callback"}})
+	s.api = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		if !strings.HasPrefix(r.Header.Get("Authorization"), "Bearer ") {
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+		fmt.Fprintf(w, `<!doctype html><html lang="en"><title>Files</title><link rel="icon" href="data:,"><h1>The API at %s</h1>`, r.URL.Path)
+	}))
+	t.Cleanup(s.api.Close)
+	s.caddy = lab.StartCaddy(t, s.dir, s.global(), s.sites())
+	return s
+}
+
+// connection writes down one that people authorize at the lab's server.
+func (s *site) connection(name string, options ...string) string {
+	lines := append([]string{
+		"authorization_endpoint " + s.op.Issuer() + "/auth", "issuer " + s.op.Issuer(), "revocation_endpoint " + s.op.Issuer() + "/token/revocation",
+		"client_id " + lab.ClientWeb, "auth_param prompt consent",
+	}, options...)
+	return fmt.Sprintf("\t\tconnection %s {\n\t\t\t%s\n\t\t}\n", name, strings.Join(lines, "\n\t\t\t"))
+}
+
+func (s *site) global() string {
+	const person, scopes = "subject {http.request.cookie.user}", "scopes openid offline_access api:read"
+	token, secret := "token_endpoint "+s.op.TokenEndpoint(), "client_secret "+lab.Secret
+	return "oauth2_inject {\n\t\tencryption passphrase \"a passphrase of the browser tests\"\n" +
+		s.connection("drive", token, secret, person, scopes) +
+		s.connection("team", token, secret, scopes) + // one account for all
+		s.connection("wrong-secret", token, "client_secret wrong", person, scopes) +
+		s.connection("wrong-scope", token, secret, person, "scopes api:admin") +
+		s.connection("down", "token_endpoint http://"+"127.0.0.1:9/token", secret, person, scopes) +
+		"\t}\n"
+}
+
+func (s *site) sites() string {
+	cert, key := s.op.Cert("server")
+	return fmt.Sprintf(`%s {
+	bind 127.0.0.1
+	tls %s %s
+	log {
+		output file %s
+	}
+	oauth2_connect {
+		identity {http.request.cookie.user}
+	}
+	oauth2_inject drive {
+		reverse_proxy %s
+	}
+}
+`, s.url, cert, key, filepath.Join(s.dir, "access.log"), strings.TrimPrefix(s.api.URL, "http://"))
+}
+
+// accessLog returns what the site has logged of requests.
+func (s *site) accessLog(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(s.dir, "access.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
