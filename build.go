@@ -113,7 +113,7 @@ func (c *Connection) build(name string) (*built, error) {
 	out := &built{
 		id:       connection.ID{Tenant: r.text("tenant", c.Tenant), Connection: name},
 		endpoint: conf.TokenEndpoint,
-		policy:   c.policy(preset),
+		policy:   c.policy(r, preset),
 		grant:    c.grant(r, conf),
 	}
 	out.warnings = c.buildGrant(r, &conf, name)
@@ -241,15 +241,6 @@ func (c *Connection) buildConsent(r *resolver, preset *provider.Provider, conf o
 
 		signed:   preset.CallbackHMAC,
 		confirms: c.confirms(r, preset),
-	}
-}
-
-func (c *Connection) policy(preset *provider.Provider) connection.Policy {
-	return connection.Policy{
-		RefreshBefore:   cmp.Or(time.Duration(c.RefreshBefore), preset.RefreshBefore),
-		DefaultLifetime: cmp.Or(time.Duration(c.DefaultLifetime), preset.DefaultLifetime),
-		Timeout:         time.Duration(c.Timeout),
-		IdleAfter:       time.Duration(c.IdleAfter),
 	}
 }
 

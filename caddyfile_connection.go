@@ -62,6 +62,7 @@ var optionParsers = map[string]func(*caddyfile.Dispenser, *Connection) error{
 
 	"allow":              parseAllow,
 	"provider":           parseProvider,
+	"refresh":            parseRefresh,
 	"client_certificate": parseClientCertificate,
 	"client_key":         parseClientKey,
 	"assertion_audience": text(func(c *Connection) *string { return &c.AssertionAudience }),

@@ -147,6 +147,7 @@ var optionArguments = map[string]struct {
 	"refresh_before":        {"5m", []string{"", "5m 5m", "5", "0s", "-1s", "soon"}},
 	"default_lifetime":      {"1d", []string{"", "1h 1h", "0", "never"}},
 	"timeout":               {"10s", []string{"", "10s 10s", "0s", "10"}},
+	"refresh":               {"on_401", []string{"", `""`, "on_401 ahead", "never"}},
 	"idle_after":            {"2h", []string{"", "2h 2h", "-2h"}},
 	"insecure_http":         {"", []string{"true"}},
 	"forward_authorization": {"", []string{"on"}},

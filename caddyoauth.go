@@ -9,6 +9,7 @@
 //	caddyoauth.go  the app: connections, their wiring, start and stop
 //	active.go      the connections of a running configuration
 //	config.go      what a connection may say, and build() that resolves and checks it
+//	policy.go      how early, how often and how long, as a connection says
 //	grants.go      what a grant needs, and warns of
 //	preset.go      what a provider's preset fills in; quirks.go: what a connection says of its server instead
 //	clientauth.go  how the client proves who it is

@@ -85,6 +85,9 @@ type Connection struct {
 	// Allow are the only requests that may travel with the token. Default: all.
 	Allow []AllowRule `json:"allow,omitempty"`
 
+	// Refresh says what a token is replaced for: `ahead` of its expiry, `on_401` when the API refuses it, whatever the clock says,
+	// or `every_request`. Default: `ahead`.
+	Refresh string `json:"refresh,omitempty"`
 	// RefreshBefore is how long before its expiry a token is refreshed in the background. Default: 5m, at most a fifth of the lifetime.
 	RefreshBefore caddy.Duration `json:"refresh_before,omitempty"`
 	// DefaultLifetime is assumed when neither `expires_in` nor the `exp` of a JWT tells how long a token lives. Default: 1h.

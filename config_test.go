@@ -370,7 +370,7 @@ func TestPolicyComesFromOptions(t *testing.T) {
 	t.Parallel()
 	conn := baseConnection()
 	conn.RefreshBefore, conn.DefaultLifetime, conn.Timeout, conn.IdleAfter = caddy.Duration(1), caddy.Duration(2), caddy.Duration(3), caddy.Duration(4)
-	if p := conn.policy(new(provider.Provider)); p.RefreshBefore != 1 || p.DefaultLifetime != 2 || p.Timeout != 3 || p.IdleAfter != 4*time.Nanosecond {
+	if p := conn.policy(new(resolver), new(provider.Provider)); p.RefreshBefore != 1 || p.DefaultLifetime != 2 || p.Timeout != 3 || p.IdleAfter != 4*time.Nanosecond {
 		t.Errorf("got %+v", p)
 	}
 }

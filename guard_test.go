@@ -276,7 +276,7 @@ func TestGuardGoroutines(t *testing.T) {
 			_, _, name := method(node)
 			return statement || name == "Go"
 		})),
-		map[string]int{"worker.go": 1, "internal/connection/source.go": 1})
+		map[string]int{"worker.go": 1, "internal/connection/flight.go": 1})
 	wantSites(t, "AfterFunc starts a goroutine too: it may only cancel or close something, and must not outlive what it belongs to",
 		sites(t, func(_ *sourceFile, node ast.Node) bool {
 			_, _, name := method(node)

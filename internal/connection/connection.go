@@ -67,6 +67,8 @@ const (
 	ReasonRejected Reason = "rejected" // the resource server answered 401 to the old one
 	ReasonForced   Reason = "forced"   // somebody asked for it
 
+	ReasonRequested Reason = "requested" // a request came, and each gets a new one
+
 	ReasonAuthorized   Reason = "authorized"   // a person authorized
 	ReasonRolledBack   Reason = "rolled_back"  // an earlier generation was brought back
 	ReasonDisconnected Reason = "disconnected" // ended on purpose; such a generation holds no tokens

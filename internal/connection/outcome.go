@@ -37,11 +37,13 @@ func (r *refresh) unchanged(ctx context.Context, rec Record, next TokenSet) (*Pu
 	}
 	p := r.set.publish(rec, now)
 	p.afterRejection = r.want.reason == ReasonRejected
-	p.usableUntil = rec.Current.ExpiresAt
-	if next.ExpiresAt.After(p.usableUntil) {
-		p.usableUntil = next.ExpiresAt
+	if r.set.Policy.Mode == ModeAhead {
+		p.usableUntil = rec.Current.ExpiresAt
+		if next.ExpiresAt.After(p.usableUntil) {
+			p.usableUntil = next.ExpiresAt
+		}
+		p.refreshAt = now.Add(max(p.usableUntil.Sub(now)/2, minRefreshGap))
 	}
-	p.refreshAt = now.Add(max(p.usableUntil.Sub(now)/2, minRefreshGap))
 	r.source.stats.Unchanged.Add(1)
 	r.later(Event{Kind: KindUnchanged, Status: StatusActive, Generation: rec.Current.Generation, ExpiresAt: rec.Current.ExpiresAt})
 	return p, nil

@@ -57,7 +57,8 @@ func (s *Source) Describe(rec Record, set *Settings) State {
 		Reason: current.Reason, By: current.By, Scope: current.Scope, Consent: current.Consent,
 		RefreshExpiresAt: current.RefreshExpiresAt, Renewable: !set.stuck(current),
 	}
-	if over := !time.Now().Before(current.ExpiresAt); over && !state.Renewable && !state.Status.NeedsPerson() {
+	_, usableUntil := set.Policy.windowOf(current, 0)
+	if over := !time.Now().Before(usableUntil); over && !state.Renewable && !state.Status.NeedsPerson() {
 		state.Status = StatusAuthorizationRequired
 	}
 	if d := set.differs(s.fingerprint, rec); d != nil && set.NeedsPerson() && !state.Status.NeedsPerson() {

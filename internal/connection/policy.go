@@ -40,6 +40,7 @@ type Policy struct {
 	IdleAfter         time.Duration // a connection unused for this long is not refreshed in the background
 	RejectionCooldown time.Duration // a token set that replaced a rejected one is not replaced for a 401 within this time
 	UnsavedAfter      time.Duration // how long a new token set that cannot be saved is held back before it is served from memory
+	Mode              Mode          // what a token is replaced for
 }
 
 // withDefaults fills the fields that are zero. A negative duration means nothing and is taken for zero.

@@ -9,14 +9,14 @@ import (
 
 func TestDefaults(t *testing.T) {
 	t.Parallel()
-	want := Policy{DefaultRefreshBefore, DefaultLifetime, DefaultTimeout, DefaultIdleAfter, DefaultRejectionCooldown, DefaultUnsavedAfter}
+	want := Policy{DefaultRefreshBefore, DefaultLifetime, DefaultTimeout, DefaultIdleAfter, DefaultRejectionCooldown, DefaultUnsavedAfter, ModeAhead}
 	if got := (Policy{}).withDefaults(); got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
-	if got := (Policy{-1, -1, -1, -1, -1, -1}).withDefaults(); got != want {
+	if got := (Policy{-1, -1, -1, -1, -1, -1, 0}).withDefaults(); got != want {
 		t.Errorf("negative durations: got %+v, want %+v", got, want)
 	}
-	own := Policy{1, 2, 3, 4, 5, 6}
+	own := Policy{1, 2, 3, 4, 5, 6, ModeOn401}
 	if got := own.withDefaults(); got != own {
 		t.Errorf("got %+v, want %+v", got, own)
 	}

@@ -27,7 +27,7 @@ type rendered struct {
 }
 
 func publish(set TokenSet, policy Policy, now time.Time) *Published {
-	refreshAt, usableUntil := policy.window(set, rand.Float64())
+	refreshAt, usableUntil := policy.windowOf(set, rand.Float64())
 	return &Published{set: set, refreshAt: refreshAt, usableUntil: usableUntil, publishedAt: now}
 }
 

@@ -45,6 +45,9 @@ type refresh struct {
 // run adopts what another instance has stored, or replaces it under the lock of its generation.
 func (r *refresh) run(ctx context.Context) (*Published, error) {
 	rec, err := r.load(ctx)
+	if r.want.reason == ReasonRequested && !r.set.stuck(rec.Current) {
+		r.want.newer = rec.Current.Generation // what another instance gets from here on is as new as ours would be
+	}
 	for range relocks {
 		if err != nil {
 			return nil, err

@@ -48,7 +48,9 @@ func (s *Source) Snapshot() Snapshot {
 	}
 	if p := s.published.Load(); p != nil {
 		snap.Generation, snap.IssuedAt, snap.ExpiresAt = p.set.Generation, p.set.IssuedAt, p.set.ExpiresAt
-		snap.RefreshAt, snap.Unsaved = p.refreshAt, p.unsaved
+		if snap.Unsaved = p.unsaved; p.refreshAt != never {
+			snap.RefreshAt = p.refreshAt
+		}
 	}
 	return snap
 }

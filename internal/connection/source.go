@@ -2,13 +2,10 @@ package connection
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/caddyoauth/caddyoauth/internal/oauth"
 )
 
 // Unavailable says that there is no usable token, and why. Its text is safe to show to operators.
@@ -42,30 +39,14 @@ type Source struct {
 	lastUsed    atomic.Int64 // unix seconds
 	stats       Stats
 
-	mu      sync.Mutex // guards the fields below; never held across I/O
-	flight  *flight
-	status  Status
-	failure *Failure
-	retryAt time.Time // no attempt before this
-	lastErr error     // what requests are told until then
-	pauseOf *Settings // the Settings that the pause is for, because it may be their fault; nil = for all
-}
-
-// want is what a flight is asked for.
-type want struct {
-	reason Reason
-	newer  uint64 // only a generation above this one will do
-	change Change // what to do instead of refreshing; nil = refresh
-	by     string // who wants it; "" for what nobody asked for
-}
-
-// flight is the one refresh under way. result and err are written before done is closed.
-type flight struct {
-	want   want
-	done   chan struct{}
-	over   chan struct{} // closed when the next flight may begin: after done if the result has yet to be saved
-	result *Published
-	err    error
+	mu       sync.Mutex // guards the fields below; never held across I/O
+	flight   *flight
+	launched uint64 // flights so far
+	status   Status
+	failure  *Failure
+	retryAt  time.Time // no attempt before this
+	lastErr  error     // what requests are told until then
+	pauseOf  *Settings // the Settings that the pause is for, because it may be their fault; nil = for all
 }
 
 // NewSource returns the source of one ID. fingerprint is a digest of what its tokens depend on; live gives the Settings to go
@@ -84,6 +65,9 @@ func (s *Source) Token(ctx context.Context, set *Settings) (*Published, error) {
 	now := time.Now()
 	if second := now.Unix(); s.lastUsed.Load() != second {
 		s.lastUsed.Store(second)
+	}
+	if set.Policy.Mode == ModeEveryRequest {
+		return s.latest(ctx, set)
 	}
 	p := s.published.Load()
 	if p == nil || !p.Usable(now) || p.suspect.Load() {
@@ -134,8 +118,8 @@ func (s *Source) await(ctx context.Context, set *Settings, w want) (*Published, 
 			return nil, err
 		}
 		ready := f.done
-		if f.want.change != nil {
-			ready = f.over // what a change has left is looked at in the next round
+		if !f.serves(w) {
+			ready = f.over // what it has left is looked at in the next round
 		}
 		select {
 		case <-ready:
@@ -144,7 +128,7 @@ func (s *Source) await(ctx context.Context, set *Settings, w want) (*Published, 
 		case <-timeout.C:
 			return nil, s.unavailable(codeTimeout)
 		}
-		if f.want.change != nil {
+		if !f.serves(w) {
 			continue
 		}
 		if f.err != nil {
@@ -175,22 +159,13 @@ func (s *Source) join(set *Settings, w want) (*flight, error) {
 		return s.flight, nil
 	}
 	now := time.Now()
-	if p := s.published.Load(); p != nil && p.satisfies(w, now) {
+	if p := s.published.Load(); p != nil && p.satisfies(w, now) && w.reason != ReasonRequested {
 		return &flight{done: closed, result: p}, nil
 	}
 	if s.lastErr != nil && now.Before(s.retryAt) && s.paused(set) && (w.reason != ReasonForced || askedFor(s.lastErr)) {
 		return nil, s.lastErr
 	}
 	return s.launch(set, w), nil
-}
-
-// launch starts a flight. The caller holds mu.
-func (s *Source) launch(set *Settings, w want) *flight {
-	f := &flight{done: make(chan struct{}), over: make(chan struct{}), want: w}
-	s.flight = f
-	set.Tasks.enter()
-	go s.fly(f, set, w)
-	return f
 }
 
 // paused reports whether the pause after a failure is for these Settings. One that ends is bound by any, or the two of a reload
@@ -205,143 +180,6 @@ var closed = func() chan struct{} {
 	close(c)
 	return c
 }()
-
-// fly runs one refresh to its end, on its own context.
-func (s *Source) fly(f *flight, set *Settings, w want) {
-	defer set.Tasks.leave()
-	was, recovering := s.before()
-	r := &refresh{source: s, set: set, want: w, flight: f, began: time.Now(), was: was}
-	ctx, cancel := context.WithTimeout(context.Background(), 4*set.Policy.lease()+set.Policy.Timeout)
-	defer cancel()
-	run := r.run
-	if w.change != nil {
-		run = r.apply
-	}
-	p, err := run(ctx)
-	switch {
-	case err != nil && w.change != nil:
-		s.settleUnchanged(f, err)
-		return
-	case err != nil:
-		s.settleFailure(r, err)
-		return
-	case p == nil:
-		s.settleEnded(r)
-	default:
-		s.settle(f, p, true)
-	}
-	if recovering && p != nil {
-		r.event(Event{Kind: KindRecovered, Status: StatusActive, Generation: p.Generation()})
-	}
-	for _, e := range r.told {
-		r.event(e)
-	}
-}
-
-// settle publishes what a flight brought, the only place that does, and wakes the waiters. final frees the way for the next flight; without it
-// the flight goes on to save what it has published.
-func (s *Source) settle(f *flight, p *Published, final bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if old := s.published.Load(); old == nil || p.Generation() >= old.Generation() {
-		s.published.Store(p)
-	}
-	s.status, s.failure, s.lastErr, s.retryAt = StatusActive, nil, nil, time.Time{}
-	if final {
-		defer s.land(f)
-	}
-	if !f.resolved() {
-		f.result = p
-		close(f.done)
-	}
-}
-
-// land frees the way for the next flight. The caller holds mu.
-func (s *Source) land(f *flight) {
-	s.flight = nil
-	close(f.over)
-}
-
-// settleEnded takes back what was published, after a change that left no token.
-func (s *Source) settleEnded(r *refresh) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	u := &Unavailable{ID: s.id, Status: StatusDisconnected, Code: string(StatusDisconnected), RetryAt: time.Now().Add(refusedBase)}
-	s.published.Store(nil)
-	s.status, s.failure, s.lastErr, s.retryAt, s.pauseOf = StatusDisconnected, nil, u, u.RetryAt, nil
-	close(r.flight.done)
-	s.land(r.flight)
-}
-
-// settleUnchanged ends a change that failed. It says nothing about the token that is there.
-func (s *Source) settleUnchanged(f *flight, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !f.resolved() {
-		f.err = err
-		close(f.done)
-	}
-	s.land(f)
-}
-
-// settleFailure starts the pause after a failed attempt and wakes the waiters. The current token goes on being served.
-func (s *Source) settleFailure(r *refresh, err error) {
-	s.mu.Lock()
-	attempts := 1
-	if s.failure != nil {
-		attempts += s.failure.Attempts
-	}
-	u := s.classify(err, attempts)
-	s.hasten(u, err)
-	s.status, s.lastErr, s.retryAt, s.pauseOf = u.Status, u, u.RetryAt, nil
-	if u.Status == StatusMisconfigured || u.Code == codeStorage {
-		s.pauseOf = r.set // who corrects the configuration and reloads does not wait
-	}
-	s.failure = &Failure{Code: u.Code, At: time.Now(), Attempts: attempts}
-	switch p := s.published.Load(); {
-	case p == nil:
-	case r.want.reason == ReasonRejected && (u.Status == StatusRevoked || u.Status == StatusLostRotation):
-		s.published.Store(nil) // refused by the resource server, and its consent withdrawn: nothing is left to be served
-	default:
-		s.published.Store(p.postponed(s.retryAt))
-	}
-	if !r.flight.resolved() {
-		r.flight.err = u
-		close(r.flight.done)
-	}
-	s.land(r.flight)
-	s.mu.Unlock()
-	s.stats.Failures.Add(1)
-	r.event(Event{Kind: KindFailed, Status: u.Status, RetryAt: u.RetryAt, Err: u})
-}
-
-// hasten shortens the pause while a token is still usable: one that lives for seconds would otherwise run out during the first
-// pause, and an outage that was shorter than the token would be noticed. A pause that the server asked for is kept.
-func (s *Source) hasten(u *Unavailable, err error) {
-	p := s.published.Load()
-	if p == nil || u.Status != StatusFailing || askedFor(err) {
-		return
-	}
-	left := time.Until(p.usableUntil)
-	if soon := time.Now().Add(max(left/2, hastyPause)); left > hastyPause && soon.Before(u.RetryAt) {
-		u.RetryAt = soon
-	}
-}
-
-// askedFor reports whether the pause after this failure is one that the server asked for.
-func askedFor(err error) bool {
-	var reply *oauth.Error
-	return errors.As(err, &reply) && reply.RetryAfter > 0
-}
-
-func (f *flight) resolved() bool {
-	select {
-	case <-f.done:
-		return true
-	default:
-		return false
-	}
-}
 
 // ahead starts the background refresh of p, unless the configuration is ending or a pause after a failure is on.
 func (s *Source) ahead(set *Settings, p *Published) {

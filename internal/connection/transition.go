@@ -67,7 +67,7 @@ func accept(current TokenSet, resp *oauth.TokenResponse, s *Settings, now time.T
 		return next, &finding{"the server gave a token bound to a key; ask it for bearer tokens",
 			&oauth.Error{Class: oauth.Misconfigured, Code: "unsupported_token_type"}}
 	}
-	if _, usableUntil := s.Policy.window(next, 0); !usableUntil.After(now) {
+	if _, usableUntil := s.Policy.windowOf(next, 0); !usableUntil.After(now) {
 		return next, &finding{"the token had expired when it arrived; compare the clocks of this machine and the server",
 			&oauth.Error{Class: oauth.RetryLater, Code: "expired_on_arrival"}}
 	}
