@@ -134,9 +134,6 @@ func (c *Connection) build(name string) (*built, error) {
 		return fingerprint(other, out.grant)
 	}
 	out.fingerprint = out.digest(conf.Scopes)
-	if preset.ScopeParam != "" && preset.ScopeParam != "scope" && out.grant == oauth.GrantRefreshToken {
-		out.consent.askScopes(preset, &conf)
-	}
 	client, err := oauth.NewClient(conf)
 	if err == nil && out.grant == oauth.GrantRefreshToken {
 		_, err = client.AuthorizationURL(oauth.AuthorizationRequest{ // as a trial: wrong parameters are the operator's to see, not a visitor's
@@ -148,14 +145,6 @@ func (c *Connection) build(name string) (*built, error) {
 	}
 	out.client = client
 	return out, nil
-}
-
-// askScopes has the scopes travel in the parameter that a provider has for them instead of `scope` (Slack's user_scope).
-func (c *consent) askScopes(preset *provider.Provider, conf *oauth.Config) {
-	if _, said := c.authParams[preset.ScopeParam]; !said && len(conf.Scopes) > 0 {
-		c.authParams[preset.ScopeParam] = strings.Join(conf.Scopes, cmp.Or(preset.ScopeSeparator, " "))
-	}
-	conf.Scopes = nil
 }
 
 // wire settles what goes over the wire to the authorization server. Of the preset it takes what is not said.

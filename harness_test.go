@@ -26,6 +26,7 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/logging"
 
 	"github.com/caddyoauth/caddyoauth"
+	"github.com/caddyoauth/caddyoauth/test/providersim"
 )
 
 // The tests of the request path drive a real Caddy in this process. A process runs one configuration at a time, so they are
@@ -40,6 +41,9 @@ const (
 // environmentProxy is where HTTP_PROXY points to.
 var environmentProxy net.Listener
 
+// internet is where HTTPS_PROXY points to: the hosts of all presets are simulated there, under their own names.
+var internet *providersim.Internet
+
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "caddyoauth-test-")
 	if err != nil {
@@ -48,7 +52,11 @@ func TestMain(m *testing.M) {
 	if environmentProxy, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		panic(err)
 	}
+	if internet, err = providersim.NewInternet(dir); err != nil {
+		panic(err)
+	}
 	for name, value := range map[string]string{
+		"HTTPS_PROXY":   internet.URL.String(), // read once in a process, and never for loopback addresses
 		"XDG_DATA_HOME": filepath.Join(dir, "data"), "XDG_CONFIG_HOME": filepath.Join(dir, "config"),
 		// Read once in a process: the test of HTTP_PROXY needs it before the first request of any test.
 		"HTTP_PROXY": "http://" + environmentProxy.Addr().String(), "NO_PROXY": "",
@@ -65,6 +73,7 @@ func TestMain(m *testing.M) {
 		return peek{}, nil
 	})
 	code := m.Run()
+	internet.Close()
 	_ = os.RemoveAll(dir)
 	os.Exit(code)
 }

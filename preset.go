@@ -61,7 +61,7 @@ func shapeFor(conf *oauth.Config, preset *provider.Provider) {
 		return value == "" && (preset.TokenParams[name] != "" || preset.RefreshParams[name] != "")
 	})
 	conf.SendScopeOnRefresh = preset.SendScopeOnRefresh
-	conf.ScopeSeparator = preset.ScopeSeparator
+	conf.ScopeParam, conf.ScopeSeparator = preset.ScopeParam, preset.ScopeSeparator
 	conf.BasicRaw, conf.SecretAsUser = preset.BasicRaw, preset.SecretAsUser
 	conf.BodyFormat = oauth.BodyFormat(preset.BodyFormat)
 	conf.Codes = oauth.Codes{

@@ -3,6 +3,7 @@ package caddyoauth
 import (
 	"go/ast"
 	"maps"
+	"net/url"
 	"reflect"
 	"slices"
 	"strings"
@@ -71,6 +72,18 @@ type effect struct {
 	row  *provider.Provider // as the connection has amended it
 }
 
+// asked is a parameter that people are sent to the provider with.
+func (e effect) asked(param string) string {
+	text, err := e.client.AuthorizationURL(oauth.AuthorizationRequest{
+		RedirectURI: "https://app.example/connect/callback", State: oauth.RandomState(), Params: e.consent.authParams,
+	})
+	if err != nil {
+		return err.Error()
+	}
+	asked, _ := url.Parse(text)
+	return asked.Query().Get(param)
+}
+
 func effectOf(t *testing.T, conn *Connection) effect {
 	t.Helper()
 	b, err := conn.build("api")
@@ -111,7 +124,7 @@ var overrides = map[string]struct {
 	"BodyFormat":   {"notion", func(c *Connection) { c.Quirks = &Quirks{Body: "form"} }, func(e effect) any { return e.conf.BodyFormat }, oauth.FormatForm, ""},
 	"SecretAsUser": {"stripe_apps", func(c *Connection) { c.Quirks = &Quirks{SecretAsUser: new(bool)} }, func(e effect) any { return e.conf.SecretAsUser }, false, ""},
 	"ScopeParam": {"slack", func(c *Connection) { c.Scopes, c.Quirks = []string{"a", "b"}, &Quirks{ScopeParam: "x_scope"} },
-		func(e effect) any { return e.consent.authParams["x_scope"] }, "a,b", ""},
+		func(e effect) any { return e.asked("x_scope") }, "a,b", ""},
 	"ScopeSeparator": {"slack", func(c *Connection) { c.Quirks = &Quirks{ScopeSeparator: "+"} }, func(e effect) any { return e.conf.ScopeSeparator }, "+", ""},
 	"DefaultScopes":  {"google", func(c *Connection) { c.Scopes = []string{"mine"} }, func(e effect) any { return e.consent.scopes }, []string{"mine"}, ""},
 	"ScopeSets":      {"google", func(c *Connection) { c.Scopes = []string{"mine"} }, func(e effect) any { return e.consent.scopes }, []string{"mine"}, ""},
@@ -205,7 +218,7 @@ func TestQuirksWithoutPreset(t *testing.T) {
 		Revocation: &RevocationQuirks{Body: "none", Auth: "access_token"},
 	}
 	odd := effectOf(t, conn)
-	if odd.consent.pkce || odd.consent.authParams["user_scope"] != "a,b,offline" || !odd.consent.revokeAccess || !odd.conf.BasicRaw ||
+	if odd.consent.pkce || odd.asked("user_scope") != "a,b,offline" || !odd.consent.revokeAccess || !odd.conf.BasicRaw ||
 		odd.conf.BodyFormat != oauth.FormatJSON || odd.conf.Revocation.Format != oauth.FormatNone || odd.conf.TokenPath[0] != "data.access_token" {
 		t.Errorf("with quirks: %+v, %+v", odd.consent, odd.conf)
 	}
@@ -216,6 +229,7 @@ func TestQuirksWithoutPreset(t *testing.T) {
 	for want, quirks := range map[string]*Quirks{
 		"unknown body format":                 {Body: "xml"},
 		"scope separator":                     {ScopeSeparator: "\n"},
+		`scope parameter "state"`:             {ScopeParam: "state"},
 		"token path":                          {TokenPath: "a..b"},
 		"token parameter":                     {RefreshParams: map[string]string{"refresh_token": "x"}},
 		"quirks refresh_endpoint: http:// to": {RefreshEndpoint: "http://idp.example/refresh"},

@@ -125,7 +125,7 @@ func (c *Client) authParams(r *AuthorizationRequest) (url.Values, error) {
 	query := url.Values{}
 	for name, value := range map[string]string{
 		"response_type": r.ResponseType, "client_id": c.cfg.ClientID, "redirect_uri": r.RedirectURI, "state": r.State,
-		"nonce": r.Nonce, "code_challenge": r.Challenge, "scope": c.scope(), "audience": c.cfg.Audience,
+		"nonce": r.Nonce, "code_challenge": r.Challenge, c.cfg.ScopeParam: c.scope(), "audience": c.cfg.Audience,
 	} {
 		if value != "" {
 			query.Set(name, value)

@@ -92,9 +92,10 @@ func TestAuthorizationURL(t *testing.T) {
 		req  AuthorizationRequest
 		more url.Values
 	}{
-		"plain":        {},
-		"comma scopes": {cfg: Config{Scopes: []string{"a", "b"}, ScopeSeparator: ","}, more: url.Values{"scope": {"a,b"}}},
-		"audience":     {cfg: Config{Audience: "api"}, more: url.Values{"audience": {"api"}}},
+		"plain":                 {},
+		"other scope parameter": {cfg: Config{Scopes: []string{"a", "b"}, ScopeParam: "user_scope"}, more: url.Values{"user_scope": {"a b"}}},
+		"comma scopes":          {cfg: Config{Scopes: []string{"a", "b"}, ScopeSeparator: ","}, more: url.Values{"scope": {"a,b"}}},
+		"audience":              {cfg: Config{Audience: "api"}, more: url.Values{"audience": {"api"}}},
 		"its own audience": {
 			req: AuthorizationRequest{Params: map[string]string{"audience": "api"}}, more: url.Values{"audience": {"api"}},
 		},

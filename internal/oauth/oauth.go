@@ -118,6 +118,7 @@ type Config struct {
 	CodeParams         map[string]string // as Params, when a code is exchanged only, where they win over Params
 	RefreshParams      map[string]string // as Params, on a refresh only, where they win over Params
 	SendScopeOnRefresh bool              // Microsoft picks the resource by it
+	ScopeParam         string            // of the authorization request; empty means scope (Slack: user_scope)
 	ScopeSeparator     string            // empty means one space; Slack, Shopify, Zoho and others want a comma
 
 	BodyFormat   BodyFormat        // of requests to the token endpoint; empty means form
@@ -147,6 +148,9 @@ func (c Config) withDefaults() Config {
 	c.Scopes, c.Resources, c.Params = slices.Clone(c.Scopes), slices.Clone(c.Resources), maps.Clone(c.Params)
 	c.CodeParams, c.RefreshParams, c.ExtraHeaders = maps.Clone(c.CodeParams), maps.Clone(c.RefreshParams), maps.Clone(c.ExtraHeaders)
 	c.TokenPath, c.Revocation, c.Codes = slices.Clone(c.TokenPath), c.Revocation.clone(), c.Codes.normalized()
+	if c.ScopeParam == "" {
+		c.ScopeParam = "scope"
+	}
 	if c.ScopeSeparator == "" {
 		c.ScopeSeparator = " "
 	}

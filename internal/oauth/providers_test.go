@@ -339,6 +339,7 @@ func TestNewClientRefusesShapes(t *testing.T) {
 		"body format":            {BodyFormat: "xml"},
 		"no body":                {BodyFormat: FormatNone},
 		"raw id":                 {BasicRaw: true, ClientID: "a:b"},
+		"scope parameter":        {ScopeParam: "redirect_uri"},
 		"separator":              {ScopeSeparator: "\r\n"},
 		"token path":             {TokenPath: []string{"a..b"}},
 		"empty token path":       {TokenPath: []string{""}},

@@ -23,6 +23,8 @@ func (c *Config) checkShape() error {
 		return fmt.Errorf("unknown body format %q: form or json", c.BodyFormat)
 	case c.BasicRaw && strings.Contains(c.ClientID, ":"):
 		return errors.New("client id holds a ':', which an unencoded Basic header cannot carry: leave basic_raw off")
+	case c.ScopeParam != "scope" && (slices.Contains(ownAuthParams, c.ScopeParam) || c.ScopeParam == "audience" || c.ScopeParam == "resource"):
+		return fmt.Errorf("scope parameter %q is set by this client itself", c.ScopeParam)
 	case strings.ContainsFunc(c.ScopeSeparator, func(r rune) bool { return r < ' ' || r > '~' }):
 		return errors.New("scope separator is not printable ASCII")
 	}

@@ -1,0 +1,312 @@
+package caddyoauth_test
+
+import (
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddyoauth/caddyoauth"
+	"github.com/caddyoauth/caddyoauth/internal/connection"
+	"github.com/caddyoauth/caddyoauth/internal/provider"
+	"github.com/caddyoauth/caddyoauth/test/providersim"
+)
+
+// The tests here take every preset, unchanged, through the life of a connection: a real Caddy, the provider's own URLs over TLS, and at
+// the other end a simulator that refuses whatever is not as that provider has documented it.
+
+// refusedProviders cannot be used by people yet, and why. The list must be exact: who joins the others leaves it.
+var refusedProviders = map[string]string{
+	"oidc": "its endpoints come from discovery",
+	"xero": "a header that only a test call can find out",
+}
+
+// wantedScopes are those of providers whose preset has no default, and of some that have sets.
+var wantedScopes = map[string][]string{
+	"google": {"drive_ro", "sheets"}, "microsoft": {"outlook", "onedrive"}, "slack": {"chat:write", "channels:read"},
+	"slack_user": {"search:read", "users:read"}, "shopify": {"read_products", "write_orders"}, "linear": {"read", "write"},
+}
+
+// apiAddress has upstreams that are more than a fixed host, as docs/providers says.
+var apiAddress = map[string]string{
+	"salesforce": "{http.oauth2_inject.host.token.instance_url}:443 {\n header_up Host {http.reverse_proxy.upstream.host}\n",
+	"quickbooks": "https://quickbooks.api.intuit.com {\n rewrite /v3/company/{http.oauth2_inject.token.realmId}{uri}\n",
+}
+
+// journey is one preset in the running Caddy.
+type journey struct {
+	*browser
+	sim  *providersim.Sim
+	name string // of the connection
+}
+
+// wants returns what a test asks of a provider.
+func wants(name string) providersim.Options {
+	options := providersim.Options{Name: name, ClientID: "caddy", Secret: clientSecret, Scopes: wantedScopes[name]}
+	if strings.HasPrefix(name, "slack") {
+		options.Lifetime = 3 * time.Second // its API does not say 401, so only the clock has a token refreshed
+	}
+	return options
+}
+
+// simulate starts a Caddy with a connection to each of the providers, which have no host in common.
+// extra has further options of their connections.
+func simulate(t *testing.T, all map[string]providersim.Options, extra map[string]string) map[string]*journey {
+	t.Helper()
+	journeys := make(map[string]*journey)
+	connections, site := "", basicAuth+"oauth2_connect\n"
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		options := all[name]
+		sim := providersim.New(t, internet, options)
+		connections += presetConnection(name, options, extra[name])
+		site += apiSite(name, sim)
+		journeys[name] = &journey{sim: sim, name: name}
+	}
+	s := run(t, setup{connections: connections, site: site})
+	for _, j := range journeys {
+		j.browser = s.as("alice")
+	}
+	return journeys
+}
+
+// apiSite is the part of the site that leads to a provider's API.
+func apiSite(name string, sim *providersim.Sim) string {
+	to := apiAddress[sim.Row.Name]
+	if to == "" {
+		to = sim.API() + " {\n"
+	}
+	return fmt.Sprintf("handle_path /%[1]s/* {\n oauth2_inject %[1]s {\n reverse_proxy %[2]s transport http {\n tls\n tls_trust_pool file %[3]s\n}\n}\n}\n}\n",
+		name, to, internet.CA)
+}
+
+// presetConnection writes down a connection by a preset: nothing in it is there for the test but the authority that is trusted.
+func presetConnection(name string, options providersim.Options, extra string) string {
+	text := "connection " + name + " {\nprovider " + options.Name
+	row, _ := provider.Lookup(options.Name)
+	if params := providersim.Examples(row); len(params) > 0 {
+		text += " {\n"
+		for param, value := range params {
+			text += param + " " + value + "\n"
+		}
+		text += "}"
+	}
+	text += "\nclient_id caddy\nclient_secret " + clientSecret + "\nsubject {http.auth.user.id}\ntls {\nca " + internet.CA + "\n}\n"
+	if len(options.Scopes) > 0 {
+		text += "scopes " + strings.Join(options.Scopes, " ") + "\n"
+	}
+	return text + extra + "}\n"
+}
+
+// on has the journey report to another test.
+func (j *journey) on(t *testing.T) *journey {
+	t.Helper()
+	s := &site{t: t, addr: j.addr, client: j.client, idp: j.idp, dir: j.dir, loaded: j.loaded}
+	t.Cleanup(func() {
+		for _, line := range leaks(s.seen.String()) {
+			t.Errorf("a client saw a secret: %s", line)
+		}
+	})
+	return &journey{sim: j.sim, name: j.name, browser: s.as("alice")}
+}
+
+// consent goes to the provider by way of that path, and returns the way back: path and query; "" when the provider lets nobody back.
+func (j *journey) consent(path string) string {
+	j.t.Helper()
+	a := j.open(path)
+	if a.status != http.StatusSeeOther {
+		j.t.Fatalf("got %d %q, want the way to the provider", a.status, a.body)
+	}
+	resp, err := internet.Client().Get(a.header.Get("Location"))
+	if err != nil {
+		j.t.Fatal(err)
+	}
+	resp.Body.Close()
+	back, err := url.Parse(resp.Header.Get("Location"))
+	if err != nil || back.Host != j.addr {
+		return ""
+	}
+	return back.RequestURI()
+}
+
+// authorize goes to the provider and back.
+func (j *journey) authorize() {
+	j.t.Helper()
+	j.open(j.consent("/connect/authorize/"+j.name)).wantTo(j.t, "/connect/done/"+j.name)
+}
+
+// call calls the API as a client that brings no headers of its own.
+func (j *journey) call() answer {
+	j.t.Helper()
+	return j.visit(http.MethodGet, "/"+j.name+"/v1/things", "User-Agent: ")
+}
+
+// is wants the connection in a state, and nothing granted to be missing while it works.
+func (j *journey) is(status connection.Status) {
+	j.t.Helper()
+	view, err := j.app().View(j.t.Context(), caddyoauth.Ref{Connection: j.name, Subject: "alice"})
+	if err != nil || view.Status != string(status) {
+		j.t.Errorf("the connection is %q, %v; want %q", view.Status, err, status)
+	}
+	if status == connection.StatusActive && (len(view.Missing) > 0 || len(view.Granted) == 0 && len(j.sim.Row.Scopes(wantedScopes[j.sim.Row.Name])) > 0) {
+		j.t.Errorf("granted is %q, missing %q", view.Granted, view.Missing)
+	}
+}
+
+// works calls the API and wants its answer.
+func (j *journey) works() {
+	j.t.Helper()
+	j.call().want(j.t, http.StatusOK, " answers GET /v1/things")
+	j.is(connection.StatusActive)
+}
+
+// asks waits until the API cannot be called without the person, and wants them to be told where to go.
+func (j *journey) asks() {
+	j.t.Helper()
+	eventually(j.t, "a request that is refused until the person connects", func() bool { return j.call().status == http.StatusForbidden })
+	j.call().want(j.t, http.StatusForbidden, `"authorize_url":"/connect/authorize/`+j.name)
+}
+
+// live is the whole life of a connection.
+func (j *journey) live() {
+	j.t.Helper()
+	j.asks()
+	j.authorize()
+	j.works()
+	j.withdrawn()
+	j.authorize()
+	j.works()
+	j.refreshed()
+	j.ended()
+	j.authorize()
+	j.works()
+}
+
+// withdrawn: the person withdraws their consent at the provider, which is noticed at the next refresh.
+func (j *journey) withdrawn() {
+	j.t.Helper()
+	j.sim.Withdraw()
+	j.call()
+	j.asks()
+	j.is(connection.StatusRevoked)
+	if refusals := j.sim.Counts().Refusals; refusals != 1 {
+		j.t.Errorf("the provider was asked %d times with a refresh token that it had ended", refusals)
+	}
+}
+
+// refreshed: the access token dies before its time, or of age where the API never says so, and nobody notices.
+func (j *journey) refreshed() {
+	j.t.Helper()
+	before := j.sim.Counts().Refreshes
+	if !strings.HasPrefix(j.name, "slack") {
+		j.sim.Expire()
+		j.works()
+	}
+	eventually(j.t, "a refresh", func() bool { return j.call().status == http.StatusOK && j.sim.Counts().Refreshes > before })
+	j.works()
+	if counts := j.sim.Counts(); counts.Refreshes != before+1 || counts.Replays != 0 {
+		j.t.Errorf("after one dead token: %+v", counts)
+	}
+}
+
+// ended: the person disconnects, which the provider is told of if that ends this one connection and nothing else.
+func (j *journey) ended() {
+	j.t.Helper()
+	if a := j.visit(http.MethodPost, "/connect/disconnect/"+j.name); a.status >= http.StatusBadRequest {
+		j.t.Fatalf("disconnecting gave %d", a.status)
+	}
+	told, living := 0, 1
+	if j.sim.Documented() {
+		told, living = 1, 0
+	}
+	if got := j.sim.Counts().Revocations; got != told || j.sim.Living() != living {
+		j.t.Errorf("the provider was told %d times, %d consents live; want %d and %d", got, j.sim.Living(), told, living)
+	}
+	j.asks()
+}
+
+// TestProviders takes each preset through connect, inject, revoke, reconnect, refresh, disconnect and reconnect.
+func TestProviders(t *testing.T) {
+	rounds := []map[string]providersim.Options{{}, {}}
+	for _, name := range provider.Names() {
+		if _, refused := refusedProviders[name]; refused {
+			continue
+		}
+		round := 0
+		if name == "slack_user" || name == "stripe_apps" {
+			round = 1 // at the hosts of another one
+		}
+		rounds[round][name] = wants(name)
+	}
+	for _, round := range rounds {
+		t.Run("", func(t *testing.T) { atOnce(t, simulate(t, round, nil), (*journey).live) })
+	}
+}
+
+// atOnce runs a subtest for each journey, all of them at the same time: they mostly wait.
+func atOnce(t *testing.T, journeys map[string]*journey, test func(*journey)) {
+	t.Helper()
+	var all sync.WaitGroup
+	for name, j := range journeys {
+		all.Go(func() { t.Run(name, func(t *testing.T) { test(j.on(t)) }) })
+	}
+	all.Wait()
+}
+
+// endless is the life of a token that has no end and nothing to refresh it with: it is good until the API says otherwise.
+func (j *journey) endless() {
+	j.t.Helper()
+	j.authorize()
+	j.works()
+	if !strings.HasPrefix(j.name, "slack") { // whose API never says so
+		j.sim.Withdraw()
+		j.call().want(j.t, http.StatusUnauthorized, "") // the API has the last word, since there is nothing to ask anybody else with
+		j.is(connection.StatusAuthorizationRequired)
+		j.authorize()
+		j.works()
+	}
+	j.ended()
+	if counts := j.sim.Counts(); counts.Refreshes+counts.Refusals+counts.Replays > 0 {
+		j.t.Errorf("there was nothing to refresh: %+v", counts)
+	}
+}
+
+// TestEndlessTokens: providers that leave it to the app whether tokens end.
+func TestEndlessTokens(t *testing.T) {
+	all := make(map[string]providersim.Options)
+	for _, name := range provider.Names() {
+		row, _ := provider.Lookup(name)
+		if _, refused := refusedProviders[name]; !refused && row.NoExpiryMeansUnlimited && name != "slack_user" {
+			options := wants(name)
+			options.Endless, options.Lifetime = true, 24*time.Hour
+			all[name] = options
+		}
+	}
+	atOnce(t, simulate(t, all, nil), (*journey).endless)
+}
+
+// TestRefusedProviders: each says why it cannot be used; one that can be belongs with the others.
+func TestRefusedProviders(t *testing.T) {
+	for _, name := range slices.Sorted(maps.Keys(refusedProviders)) {
+		s := &site{t: t, idp: newIDP(t), addr: freeAddress(t), dir: t.TempDir()}
+		err := caddy.Validate(parsed(t, adapt(t, s.config(setup{connections: presetConnection(name, wants(name), ""), site: "respond 200"}))))
+		if err == nil || !strings.Contains(err.Error(), refusedProviders[name]) {
+			t.Errorf("%s: got %v, want %q", name, err, refusedProviders[name])
+		}
+	}
+}
+
+func parsed(t *testing.T, text []byte) *caddy.Config {
+	t.Helper()
+	config := new(caddy.Config)
+	if err := caddy.StrictUnmarshalJSON(text, config); err != nil {
+		t.Fatal(err)
+	}
+	return config
+}
