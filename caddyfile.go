@@ -155,6 +155,7 @@ type directive struct {
 //	oauth2_inject [<matcher>] [<connection>] {
 //		<connection options>                  # an inline connection
 //		via transport                         # a transport further down injects
+//		redirect_to_connect                   # a browser without an account is led to the provider at once
 //		allow_hosts <hosts...>                # who may receive the token; inline, or with reverse_proxy
 //		replay_limit <size>                   # with reverse_proxy: body kept for a replay after a 401
 //		reverse_proxy [<matcher>] ...         # block form: the token exists in here only
@@ -203,6 +204,12 @@ func (dir *directive) parseOption(h httpcaddyfile.Helper) (err error) {
 			return h.ArgErr()
 		}
 		return checkHosts(dir.seen[name], dir.transport.AllowHosts)
+	case "redirect_to_connect":
+		dir.seen[name], dir.handler.RedirectToConnect = h.Token(), true
+		if h.NextArg() {
+			return h.ArgErr()
+		}
+		return nil
 	case "via":
 		dir.seen[name] = h.Token()
 		if !h.Args(&dir.handler.Via) || h.NextArg() {

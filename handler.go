@@ -37,6 +37,9 @@ type Handler struct {
 	Inline *Connection `json:"inline,omitempty"`
 	// Via is `header` (the default) or `transport`.
 	Via string `json:"via,omitempty"`
+	// RedirectToConnect leads a browser that comes without an account to the provider and back, instead of to a page with a
+	// button. It needs an `oauth2_connect`, and is for navigations alone: other requests are answered as without it.
+	RedirectToConnect bool `json:"redirect_to_connect,omitempty"`
 
 	app    *App
 	logger *zap.Logger
@@ -106,6 +109,7 @@ func (h *Handler) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	enc.AddString("connection", h.Connection)
 	enc.AddBool("inline", h.Inline != nil)
 	enc.AddString("via", h.Via)
+	enc.AddBool("redirect_to_connect", h.RedirectToConnect)
 	return nil
 }
 
@@ -195,6 +199,10 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, p *plan) error 
 	problem := problemOf(p.err)
 	if problem.Authorize = h.authorizeLink(r, p); problem.Authorize != "" {
 		problem.Provider = p.conn.consent.title
+		if h.redirects(r, p) {
+			h.redirect(w, r, p, problem.Authorize)
+			return nil
+		}
 	}
 	failure := caddyhttp.Error(problem.Status, p.err)
 	if handlesErrors(r, failure) {

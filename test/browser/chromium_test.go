@@ -4,6 +4,7 @@ package browser
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"os/exec"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/chromedp/cdproto/audits"
 	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/fetch"
 	"github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/runtime"
@@ -208,6 +210,47 @@ func (p *person) connects(name, connection string) {
 	}
 }
 
+// holdBack goes to the provider and back, but keeps the browser from opening the callback; it returns where that is.
+func (p *person) holdBack(connection string) string {
+	p.t.Helper()
+	p.open("/connect/authorize/" + connection)
+	p.do(fetch.Enable().WithPatterns([]*fetch.RequestPattern{{URLPattern: p.site.url + "/connect/callback*"}}))
+	chromedp.ListenTarget(p.ctx, func(event any) {
+		if paused, ok := event.(*fetch.EventRequestPaused); ok {
+			direct := cdp.WithExecutor(p.ctx, chromedp.FromContext(p.ctx).Target)
+			go func() { _ = fetch.FailRequest(paused.RequestID, network.ErrorReasonAborted).Do(direct) }() // an event may not wait
+		}
+	})
+	if js[bool](p, `!!document.querySelector("input[name=login]")`) {
+		p.goes(chromedp.SendKeys("input[name=login]", "somebody"), chromedp.SendKeys("input[name=password]", "any"), chromedp.Click("button[type=submit]"))
+	}
+	p.do(chromedp.Click("button[type=submit]"))
+	lab.Eventually(p.t, "the provider sends the browser back", func() error {
+		if p.seen.came() == 0 {
+			return errors.New("it has not")
+		}
+		return nil
+	})
+	return p.seen.callback(p.t)
+}
+
+// letThrough ends holdBack.
+func (p *person) letThrough() { p.t.Helper(); p.do(fetch.Disable()) }
+
+// cookies returns those that the browser would send to the pages.
+func (p *person) cookies() map[string]string {
+	p.t.Helper()
+	found := make(map[string]string)
+	p.do(chromedp.ActionFunc(func(ctx context.Context) error {
+		cookies, err := network.GetCookies().WithURLs([]string{p.site.url + "/connect"}).Do(ctx)
+		for _, cookie := range cookies {
+			found[cookie.Name] = cookie.Value
+		}
+		return err
+	}))
+	return found
+}
+
 // watch keeps what the browser reports of a tab.
 type watch struct {
 	site string
@@ -267,6 +310,13 @@ func (w *watch) at() string {
 	defer w.mu.Unlock()
 	page, _, _ := strings.Cut(w.page, "?")
 	return page
+}
+
+// came returns how often the browser was sent to the callback.
+func (w *watch) came() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.callbacks)
 }
 
 // callback returns the newest request for the callback.

@@ -78,9 +78,16 @@ func (s *site) sites() string {
 	oauth2_connect {
 		identity {http.request.cookie.user}
 	}
-	oauth2_inject drive {
-		reverse_proxy %s
+	oauth2_inject /straight/* drive {
+		redirect_to_connect
+		reverse_proxy %[5]s
 	}
+	@api not path /plain
+	oauth2_inject @api drive {
+		reverse_proxy %[5]s
+	}
+	header /plain Content-Type text/html
+	respond /plain "<title>A page without a policy</title>"
 }
 `, s.url, cert, key, filepath.Join(s.dir, "access.log"), strings.TrimPrefix(s.api.URL, "http://"))
 }
