@@ -27,6 +27,7 @@ type activeConnection struct {
 	config    string    // digest of the configuration, to tell whether two inline connections are the same
 	subject   string    // template that says whose token a request travels with; "" = one for all
 	consent   consent
+	call      *testCall // nil = there is none
 	client    *oauth.Client
 	engine    *engine
 
@@ -145,7 +146,7 @@ func (a *App) addConnection(name string, config *Connection) (*activeConnection,
 	key := sourceKey{storage: a.storageID, id: b.id, fingerprint: b.fingerprint}
 	active := &activeConnection{
 		name: name, key: key, injection: b.injection, allow: b.allow, rules: b.rules, config: digest,
-		subject: config.Subject, consent: b.consent, client: b.client, engine: a.engine, certificate: b.certificate,
+		subject: config.Subject, consent: b.consent, call: b.call, client: b.client, engine: a.engine, certificate: b.certificate,
 		settings: connection.Settings{
 			Store: a.store, Client: b.client, Breaker: a.engine.breaker(b.endpoint), Tasks: a.tasks,
 			Observe: a.observe, Policy: b.policy, Grant: b.grant, Nonce: a.engine.nonce,

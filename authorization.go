@@ -76,43 +76,60 @@ func (a *App) beginAuthorization(ctx context.Context, c *activeConnection, sourc
 	return url, a.store.putPending(ctx, state, p)
 }
 
-// finishAuthorization exchanges the code that came back, once, for whoever began. It returns where the person wanted to go.
-func (a *App) finishAuthorization(ctx context.Context, rawQuery string, who visitor) (c *activeConnection, returnTo string, err error) {
+// outcome is how an authorization ended.
+type outcome struct {
+	conn     *activeConnection // nil when it is not known which one it was for
+	returnTo string            // where the person wanted to go
+	test     *TestResult       // nil when there was no test call
+}
+
+// finishAuthorization exchanges the code that came back, once, for whoever began, and tries the token out.
+func (a *App) finishAuthorization(ctx context.Context, rawQuery string, who visitor) (outcome, error) {
 	answer, err := oauth.ParseAuthorizationResponse(rawQuery)
 	if err != nil {
-		return nil, "", err
+		return outcome{}, err
 	}
 	p, err := a.takePending(ctx, answer.State, who)
 	if err != nil {
-		return nil, "", err
+		return outcome{}, err
 	}
 	c, ok := a.active.get(p.Connection)
 	if !ok || c.key.fingerprint != p.Fingerprint || c.key.id.Tenant != p.Tenant {
-		return nil, "", errPendingUnknown // the configuration has changed meanwhile
+		return outcome{}, errPendingUnknown // the configuration has changed meanwhile
 	}
+	out := outcome{conn: c, returnTo: p.ReturnTo}
 	if err := c.believe(answer, rawQuery); err != nil {
-		return c, p.ReturnTo, err
+		return out, err
 	}
 	if answer.Error != "" {
-		return c, p.ReturnTo, &deniedError{code: answer.Error}
+		return out, &deniedError{code: answer.Error}
 	}
 	ctx = context.WithoutCancel(ctx) // a code works once: from here on a closed tab must not cost the consent; the client has time-outs
-	resp, err := c.client.ExchangeCode(ctx, oauth.CodeExchange{
-		Code: answer.Code, Verifier: secret.New(p.Verifier), RedirectURI: p.RedirectURI,
-	})
-	if err == nil {
-		err = checkIDToken(c, resp, p.Nonce)
-	}
+	resp, err := c.redeem(ctx, answer.Code, p)
 	if err != nil {
-		return c, p.ReturnTo, err
+		return out, err
 	}
-	key := c.key
-	key.id.Subject = p.Subject
 	given := &connection.Consent{
 		Requested: c.consent.scopes, Callback: picked(answer.Extra, c.consent.keeping.callback), Found: c.consent.keeping.told(resp),
 	}
-	_, err = a.engine.source(key).Apply(ctx, c.settings, connection.Authorized(resp, given, c.settings, who.identity))
-	return c, p.ReturnTo, err
+	key := c.key
+	key.id.Subject = p.Subject
+	source := a.engine.source(key)
+	token, err := source.Apply(ctx, c.settings, connection.Authorized(resp, given, c.settings, who.identity))
+	if err == nil && c.call != nil && token != nil {
+		result := a.test(ctx, c, source, token) // whatever it says, the consent stays
+		out.test = &result
+	}
+	return out, err
+}
+
+// redeem exchanges the code.
+func (c *activeConnection) redeem(ctx context.Context, code secret.Text, p *pendingV1) (*oauth.TokenResponse, error) {
+	resp, err := c.client.ExchangeCode(ctx, oauth.CodeExchange{Code: code, Verifier: secret.New(p.Verifier), RedirectURI: p.RedirectURI})
+	if err != nil {
+		return nil, err
+	}
+	return resp, checkIDToken(c, resp, p.Nonce)
 }
 
 // believe checks that a way back comes from the authorization server that was asked, and is about what it was asked for.

@@ -81,6 +81,7 @@ type built struct {
 	fingerprint string
 	digest      func(scopes []string) string // the fingerprint, had other scopes been asked for
 	injection   *injection
+	call        *testCall // nil = there is none
 	allow       *hostList // nil = the upstreams of the reverse_proxy
 	rules       ruleSet
 	consent     consent
@@ -120,6 +121,7 @@ func (c *Connection) build(name string) (*built, error) {
 	conf.Scopes = c.scopes(r, preset, out.grant)
 	keep := c.buildKeeping(r, preset)
 	out.injection = c.buildInjection(r, preset, keep)
+	out.call = c.buildTestCall(r, c.testCall(preset), out.injection)
 	out.allow = c.buildAllowList(r, preset)
 	out.rules = c.buildRules(r)
 	out.consent = c.buildConsent(r, preset, conf)

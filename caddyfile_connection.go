@@ -72,6 +72,7 @@ var optionParsers = map[string]func(*caddyfile.Dispenser, *Connection) error{
 	"header":             parseHeader,
 	"keep":               list(func(c *Connection) *[]string { return &c.Keep }),
 	"keep_callback":      list(func(c *Connection) *[]string { return &c.KeepCallback }),
+	"test_call":          parseTestCall,
 	"tls":                parseTokenEndpointTLS,
 	"quirks":             parseQuirks,
 }

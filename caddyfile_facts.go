@@ -61,6 +61,11 @@ func (c *Connection) checkDefaults(seen map[string]caddyfile.Token) error {
 			return at(seen["header"]).Errf("header %s: the token travels in that header", c.Header.Name)
 		}
 	}
+	if c.TestCall != nil && !c.TestCall.Off {
+		if err := c.TestCall.check(); err != nil {
+			return at(seen["test_call"]).Errf("test_call: %w", err)
+		}
+	}
 	for option, names := range map[string][]string{"keep": c.Keep, "keep_callback": c.KeepCallback} {
 		for _, name := range names {
 			if err := checkKept(name); err != nil {
@@ -69,4 +74,87 @@ func (c *Connection) checkDefaults(seen map[string]caddyfile.Token) error {
 		}
 	}
 	return nil
+}
+
+// parseTestCall parses
+//
+//	test_call <method> <url> {
+//		header <name> <value>
+//		body   <text>
+//		id     <path>...      # together they identify the account
+//		label  <path>...      # the first that is not empty names it
+//		keep   <name> <path>  # for {token.<name>}
+//		scopes <scope>...     # without which the call is refused
+//	}
+//
+// or `test_call off`.
+func parseTestCall(d *caddyfile.Dispenser, c *Connection) error {
+	call := new(TestCall)
+	c.TestCall = call
+	if !d.Args(&call.Method) {
+		return d.ArgErr()
+	}
+	if call.Off = call.Method == "off"; call.Off {
+		call.Method = ""
+	} else if !d.Args(&call.URL) {
+		return d.ArgErr()
+	}
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	seen := make(map[string]bool)
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		name := d.Val()
+		if seen[name] && name != "header" && name != "keep" {
+			return d.Errf("%s is given twice", name)
+		}
+		seen[name] = true
+		if err := call.parseOption(d); err != nil {
+			return err
+		}
+	}
+	if call.Off && len(seen) > 0 {
+		return d.Err("test_call off takes no block")
+	}
+	return nil
+}
+
+// parseOption parses one line of the block.
+func (t *TestCall) parseOption(d *caddyfile.Dispenser) error {
+	switch d.Val() {
+	case "header":
+		return parseParam(func(t *TestCall) *map[string]string { return &t.Headers })(d, t)
+	case "keep":
+		return parseParam(func(t *TestCall) *map[string]string { return &t.Keep })(d, t)
+	case "body":
+		if !d.Args(&t.Body) || d.NextArg() {
+			return d.ArgErr()
+		}
+		return nil
+	}
+	lists := map[string]*[]string{"id": &t.ID, "label": &t.Label, "scopes": &t.Scopes}
+	list, known := lists[d.Val()]
+	if !known {
+		return d.Errf("unknown option %q of test_call; known are body, header, id, keep, label and scopes", d.Val())
+	}
+	if *list = d.RemainingArgs(); len(*list) == 0 {
+		return d.ArgErr()
+	}
+	return nil
+}
+
+// check finds what is certain to be wrong before anything is resolved.
+func (t *TestCall) check() error {
+	for name := range t.Keep {
+		if err := checkKept(name); err != nil {
+			return err
+		}
+	}
+	if strings.Contains(t.URL, "{") {
+		if address := strings.Index(t.URL, "://"); address < 0 || address > strings.Index(t.URL, "{") {
+			return errNoScheme
+		}
+		return nil // checked when it is resolved
+	}
+	return checkTokenEndpoint(t.URL, false)
 }

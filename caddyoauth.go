@@ -17,6 +17,7 @@
 //	handler.go     http.handlers.oauth2_inject: which connection, is there a token, hand it on
 //	transport.go   http.reverse_proxy.transport.oauth2_inject: set the token, check the host, replay after a 401
 //	injection.go   how a token travels: header, template, query parameter; defaults.go: what travels with it
+//	testcall.go    whose token it is: a request to the API that tells; address.go: URLs that are made of what is known
 //	kept.go        what a connection knows besides its token: fields of answers, for headers and addresses
 //	replay.go      what of a request's body is kept for that replay
 //	hosts.go       who may receive a token; rules.go: which requests may travel with one

@@ -29,7 +29,7 @@ func (c *Connection) buildAuthentication(r *resolver, conf *oauth.Config, preset
 		}
 	}
 	if c.TLS != nil && len(c.TLS.CA) > 0 {
-		conf.RootCAs = r.authorities(c.TLS.CA)
+		conf.RootCAs = r.authorities(x509.NewCertPool(), c.TLS.CA)
 	}
 }
 
@@ -50,8 +50,7 @@ func (c *Connection) defaultMethod(preset *provider.Provider) oauth.Method {
 }
 
 // authorities reads the certificate authorities to trust instead of the system's.
-func (r *resolver) authorities(files []string) *x509.CertPool {
-	pool := x509.NewCertPool()
+func (r *resolver) authorities(pool *x509.CertPool, files []string) *x509.CertPool {
 	for _, file := range r.texts("tls ca", files) {
 		pem, err := os.ReadFile(file)
 		if err != nil {

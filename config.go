@@ -75,6 +75,8 @@ type Connection struct {
 	Keep []string `json:"keep,omitempty"`
 	// KeepCallback names parameters of the way back from the authorization endpoint, likewise.
 	KeepCallback []string `json:"keep_callback,omitempty"`
+	// TestCall tells whose token it is. Default: the preset's.
+	TestCall *TestCall `json:"test_call,omitempty"`
 	// ForwardAuthorization lets the client's own Authorization header pass when the token travels elsewhere. Default: false,
 	// since the credentials that a client shows to this site are not meant for the upstream's owner.
 	ForwardAuthorization bool `json:"forward_authorization,omitempty"`

@@ -1,6 +1,7 @@
 package caddyoauth
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/base64"
 	"errors"
@@ -15,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddyoauth/caddyoauth/internal/connection"
+	"github.com/caddyoauth/caddyoauth/internal/oauth"
 )
 
 func init() {
@@ -180,15 +182,16 @@ func (v *visit) authorize(name string) error {
 
 // callback is where the provider sends the visitor back to.
 func (v *visit) callback() error {
-	c, returnTo, err := v.app.finishAuthorization(v.r.Context(), v.r.URL.RawQuery, v.who)
+	out, err := v.app.finishAuthorization(v.r.Context(), v.r.URL.RawQuery, v.who)
 	if err != nil {
-		return v.failed(c, returnTo, err)
+		return v.failed(out.conn, out.returnTo, err)
 	}
-	v.logger.Info("a connection was authorized", zap.String("connection", c.name))
-	if returnTo == "" {
-		returnTo = v.resultLink(c)
+	v.logger.Info("a connection was authorized", zap.String("connection", out.conn.name))
+	to := cmp.Or(out.returnTo, v.resultLink(out.conn))
+	if out.test != nil && !out.test.OK && out.test.Fault != string(oauth.BlameAPI) {
+		return v.show(untested(out.conn.consent.title, *out.test, []act{{to, "Go on"}, {v.link(out.conn, out.returnTo), "Connect again"}}))
 	}
-	http.Redirect(v.w, v.r, returnTo, http.StatusSeeOther)
+	http.Redirect(v.w, v.r, to, http.StatusSeeOther)
 	return nil
 }
 

@@ -70,3 +70,10 @@ func refusesSite(code string) page {
 		Detail: "The provider does not accept this site, or what it asks for." + nothingConnected,
 		Next:   "You cannot put this right yourself: tell the operator of this site the code. The configuration has to be corrected."}
 }
+
+// untested is for an account that is connected, and whose API refused the first call.
+func untested(title string, result TestResult, acts []act) page {
+	return page{
+		Status: http.StatusOK, Tone: "weak", Title: title + " is connected, but its API refuses", Detail: result.Detail, Code: result.Code, Acts: acts,
+	}
+}

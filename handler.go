@@ -174,6 +174,10 @@ func (h *Handler) hand(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 // wear puts the token on the request itself for as long as the handlers below run.
 func (h *Handler) wear(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, p *plan) error {
 	worn, err := p.conn.injection.dress(r.Header, p.token)
+	if err != nil && p.lookAgain() {
+		undress(r.Header, worn)
+		worn, err = p.conn.injection.dress(r.Header, p.token)
+	}
 	defer undress(r.Header, worn)
 	if err != nil {
 		p.err = err
@@ -353,24 +357,6 @@ func (p *plan) placeholder(key string) (any, bool) {
 		return problemOf(p.err).code, true
 	}
 	return p.fact(name)
-}
-
-// fact gives what the connection knows besides its token, where a transport checks the host that is dialled: an address that is made
-// of it would else lead the token anywhere.
-func (p *plan) fact(name string) (any, bool) {
-	m, ok := parseMark(name)
-	if !ok || !p.guarded {
-		return nil, false
-	}
-	if p.token == nil {
-		return "", true
-	}
-	value, known := p.conn.injection.rendition(p.token).known.value(m)
-	if !known {
-		p.lacks = &unknownFact{m}
-		return "", true
-	}
-	return value, true
 }
 
 func (p *plan) status() string {

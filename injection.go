@@ -104,6 +104,10 @@ func wordAll(all []named, known facts) []worded {
 // apply puts the token on a request that nobody else holds: its header map is replaced by a copy, so that the request which
 // it was made from, and with it every log line, stays without a token. Its error is an *unknownFact.
 func (in *injection) apply(out *http.Request, p *connection.Published) error {
+	return in.put(out, p, in.rendition(p))
+}
+
+func (in *injection) put(out *http.Request, p *connection.Published, made *rendition) error {
 	header := make(http.Header, len(out.Header)+1)
 	for name, values := range out.Header {
 		if name == "Authorization" && !in.keepAuthorization {
@@ -111,7 +115,6 @@ func (in *injection) apply(out *http.Request, p *connection.Published) error {
 		}
 		header[name] = values
 	}
-	made := in.rendition(p)
 	for _, one := range made.headers {
 		if brings(header, one.name) {
 			continue
@@ -162,6 +165,12 @@ func undress(header http.Header, worn []string) {
 	for _, name := range worn {
 		header.Del(name)
 	}
+}
+
+// echoes reports whether a text of the API's gives away the token, or a piece of it.
+func (in *injection) echoes(made *rendition, text string) bool {
+	token := strings.TrimSuffix(strings.TrimPrefix(made.token[0], in.prefix), in.suffix)
+	return text != "" && strings.Contains(text, token) || len(text) >= 8 && strings.Contains(token, text)
 }
 
 // brings reports whether a request has a header of its own. An empty one is none: Caddy sets User-Agent to nothing for a client

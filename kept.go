@@ -3,6 +3,7 @@ package caddyoauth
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -47,6 +48,14 @@ func parseMark(text string) (mark, bool) {
 		return mark{}, false
 	}
 	return mark{host: found[1] != "", kind: found[2], name: found[3]}, true
+}
+
+// markOf reads a text that is nothing but a mark.
+func markOf(text string) (mark, bool) {
+	if !strings.HasPrefix(text, "{") || !strings.HasSuffix(text, "}") {
+		return mark{}, false
+	}
+	return parseMark(text[1 : len(text)-1])
 }
 
 // wording is a text with marks in it: a literal, a mark, a literal, and so on.
@@ -136,10 +145,14 @@ type keeping struct {
 
 // buildKeeping settles which facts are kept.
 func (c *Connection) buildKeeping(r *resolver, preset *provider.Provider) *keeping {
+	call := c.testCall(preset)
+	if call == nil {
+		call = new(TestCall)
+	}
 	k := &keeping{
 		response: slices.Concat(preset.KeepFields, c.Keep),
 		callback: slices.Concat(preset.CallbackFields, c.KeepCallback),
-		found:    slices.Sorted(maps.Keys(preset.TestCall.Keep)),
+		found:    slices.Sorted(maps.Keys(call.Keep)),
 	}
 	for option, names := range map[string][]string{"keep": k.response, "keep_callback": k.callback, "test_call": k.found} {
 		for _, name := range names {
@@ -266,4 +279,36 @@ func textAt(document any, path string) string {
 		return strconv.FormatBool(value)
 	}
 	return ""
+}
+
+// fact gives what the connection knows besides its token, where a transport checks the host that is dialled: an address that is made
+// of it would else lead the token anywhere.
+func (p *plan) fact(name string) (any, bool) {
+	m, ok := parseMark(name)
+	if !ok || !p.guarded {
+		return nil, false
+	}
+	if p.token == nil {
+		return "", true
+	}
+	value, known := p.conn.injection.rendition(p.token).known.value(m)
+	if !known && p.lookAgain() {
+		value, known = p.conn.injection.rendition(p.token).known.value(m)
+	}
+	if !known {
+		p.lacks = &unknownFact{m}
+		return "", true
+	}
+	return value, true
+}
+
+// lookAgain reports whether another instance has learned more about the connection than this one knew.
+func (p *plan) lookAgain() bool {
+	// Not the request's context, which a placeholder does not have. The storage has time-outs of its own.
+	next := p.source.LookAgain(context.Background(), p.conn.settings)
+	if next == nil || next == p.token || next.Generation() < p.token.Generation() {
+		return false
+	}
+	p.token = next
+	return true
 }

@@ -21,8 +21,6 @@ func (c *Connection) preset(r *resolver) *provider.Provider {
 	switch {
 	case err != nil:
 		r.fault("provider", err)
-	case len(preset.TestCall.Keep) > 0:
-		r.fault("provider", errors.New("its API wants a header that only a test call can find out, which is not supported yet"))
 	case preset.TokenEndpoint == "" && c.TokenEndpoint == "":
 		r.fault("provider", errors.New("its endpoints come from discovery, which is not supported yet; give token_endpoint and authorization_endpoint"))
 	default:

@@ -24,7 +24,6 @@ import (
 // refusedPresets cannot be used for people yet; the reason is what their operator reads.
 var refusedPresets = map[string]string{
 	"oidc": "its endpoints come from discovery",
-	"xero": "a header that only a test call can find out",
 }
 
 // presetOf is a connection with a preset and the examples of its parameters.

@@ -25,7 +25,6 @@ import (
 // refusedProviders cannot be used by people yet, and why. The list must be exact: who joins the others leaves it.
 var refusedProviders = map[string]string{
 	"oidc": "its endpoints come from discovery",
-	"xero": "a header that only a test call can find out",
 }
 
 // wantedScopes are those of providers whose preset has no default, and of some that have sets.
@@ -139,6 +138,10 @@ func (j *journey) consent(path string) string {
 func (j *journey) authorize() {
 	j.t.Helper()
 	j.open(j.consent("/connect/authorize/"+j.name)).wantTo(j.t, "/connect/done/"+j.name)
+	view, err := j.app().View(j.t.Context(), caddyoauth.Ref{Connection: j.name, Subject: "alice"})
+	if j.sim.Row.TestCall.URL != "" && (err != nil || view.AccountID == "" || view.Label == "") {
+		j.t.Errorf("the test call found the account %q, %q, %v", view.AccountID, view.Label, err)
+	}
 }
 
 // call calls the API as a client that brings no headers of its own.

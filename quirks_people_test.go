@@ -31,7 +31,7 @@ func runPreset(t *testing.T, name, params, options string) *peopleSite {
 
 // TestShopify: the way back is signed, and for the shop that was asked.
 func TestShopify(t *testing.T) {
-	p := runPreset(t, "shopify", "shop acme.myshopify.com", "scopes read_products")
+	p := runPreset(t, "shopify", "shop acme.myshopify.com", "scopes read_products\ntest_call off")
 	alice := p.as("alice")
 	for name, tt := range map[string]struct {
 		signer, shop string

@@ -198,7 +198,11 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 func (t *Transport) send(req *http.Request, p *plan, body io.ReadCloser) (*http.Response, error) {
 	out := p.copyOf(req)
 	out.Body = body
-	if err := p.conn.injection.apply(out, p.token); err != nil {
+	err := p.conn.injection.apply(out, p.token)
+	if err != nil && p.lookAgain() {
+		err = p.conn.injection.apply(out, p.token)
+	}
+	if err != nil {
 		return t.incomplete(req, p, err), nil
 	}
 	resp, err := t.HTTPTransport.RoundTrip(out)

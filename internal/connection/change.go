@@ -12,7 +12,7 @@ import (
 )
 
 // Change makes another record the current one, other than by a refresh. It is pure, and gets the record as it is stored under
-// the lock. What it returns is saved as a generation of its own.
+// the lock. What it returns is saved as a generation of its own, unless the generation is the same: then the tokens are too.
 type Change func(rec Record, now time.Time) (Record, error)
 
 // Authorized is the change after a person has authorized: the token response becomes the next generation, whatever state the
@@ -97,6 +97,9 @@ func (r *refresh) put(ctx context.Context, rec Record) (*Published, error) {
 	next, err := r.want.change(rec, time.Now())
 	if err != nil {
 		return nil, err
+	}
+	if next.Current.Generation == rec.Current.Generation {
+		return r.amend(ctx, rec, next)
 	}
 	next.Fingerprint = cmp.Or(next.Fingerprint, r.source.fingerprint)
 	if d := r.differs(next); d != nil && !next.Status.NeedsPerson() { // only an earlier generation can be of another configuration

@@ -61,6 +61,9 @@ func (s *Source) fly(f *flight, set *Settings, w want) {
 		return
 	case p == nil:
 		s.settleEnded(r)
+	case r.amended:
+		s.settleAmended(f, p)
+		return
 	default:
 		s.settle(f, p, true)
 	}
@@ -114,6 +117,9 @@ func (s *Source) settleUnchanged(f *flight, err error) {
 	if !f.resolved() {
 		f.err = err
 		close(f.done)
+	}
+	if p := s.published.Load(); p != nil && p.refreshing.Load() && !p.unsaved {
+		s.published.Store(p.postponed(p.refreshAt)) // its refresh joined this flight, and has yet to be
 	}
 	s.land(f)
 }

@@ -73,3 +73,11 @@ func (p *Published) postponed(refreshAt time.Time) *Published {
 	next.rendered.Store(p.rendered.Load())
 	return next
 }
+
+// amended returns the same token set with another consent, and what follows from that built anew.
+func (p *Published) amended(consent *Consent) *Published {
+	next := p.postponed(p.refreshAt)
+	next.set.Consent = consent
+	next.rendered.Store(nil)
+	return next
+}

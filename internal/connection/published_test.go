@@ -79,3 +79,23 @@ func TestPostponedKeepsTheRest(t *testing.T) {
 		t.Error("the copy is not due at the time that was asked for")
 	}
 }
+
+func TestAmendedIsBuiltAnew(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	p := publish(TokenSet{Generation: 3, IssuedAt: now, ExpiresAt: now.Add(time.Hour)}, Policy{}.withDefaults(), now)
+	p.suspect.Store(true)
+	label := func(set TokenSet) any {
+		if set.Consent == nil {
+			return ""
+		}
+		return set.Consent.Label
+	}
+	if p.Render(p, label) != "" {
+		t.Fatal("there is a label already")
+	}
+	next := p.amended(&Consent{Label: "Jane"})
+	if next.Render(p, label) != "Jane" || !next.suspect.Load() || next.Generation() != 3 || next.refreshAt != p.refreshAt {
+		t.Error("what follows from the consent is the old one's, or what does not follow is not")
+	}
+}

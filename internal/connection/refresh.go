@@ -39,7 +39,10 @@ type refresh struct {
 	was    Status        // of the source, when the flight began
 	waited time.Duration // for the storage lock
 	asked  bool          // the token endpoint, at least once
-	told   []Event       // to be told once the result is published
+
+	amended bool // what is known about the tokens changed, and not the tokens
+
+	told []Event // to be told once the result is published
 }
 
 // run adopts what another instance has stored, or replaces it under the lock of its generation.

@@ -46,6 +46,7 @@ type Source struct {
 	failure  *Failure
 	retryAt  time.Time // no attempt before this
 	lastErr  error     // what requests are told until then
+	lookedAt time.Time // when LookAgain looked last
 	pauseOf  *Settings // the Settings that the pause is for, because it may be their fault; nil = for all
 }
 

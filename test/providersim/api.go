@@ -107,14 +107,14 @@ func (s *Sim) me(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	var document any
+	for name, path := range call.Keep { // first: a field that is kept may be the id as well
+		document = set(document, path, "kept-"+name)
+	}
 	for i, path := range call.IDPath {
 		document = set(document, path, account+"-"+strconv.Itoa(i))
 	}
 	for _, path := range call.LabelPath {
 		document = set(document, path, "Jane's account")
-	}
-	for name, path := range call.Keep {
-		document = set(document, path, "kept-"+name)
 	}
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(document)
