@@ -169,11 +169,11 @@ func (k *keySource) open(ctx context.Context, storage certmagic.Storage) (*envel
 	if missing {
 		return k.create(ctx, storage, keks)
 	}
-	ring, primary, err := envelope.Open(ctx, wrapped, keks)
+	ring, by, err := envelope.Open(ctx, wrapped, keks)
 	if err != nil {
 		return nil, err
 	}
-	if !primary {
+	if by != 0 {
 		k.rewrap(ctx, storage, ring, keks[0])
 	}
 	return ring, nil

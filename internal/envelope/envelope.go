@@ -92,7 +92,7 @@ func (r *KeyRing) Open(envelope, associatedData []byte) ([]byte, error) {
 	}
 	// Asked before decrypting: Tink answers "decryption failed" to an unknown key and to changed data alike, and the
 	// operator has to do different things about the two.
-	if !r.holds(s.KeyID) {
+	if !r.Holds(s.KeyID) {
 		return nil, fmt.Errorf("open record sealed with data key %d: %w", s.KeyID, ErrWrongKey)
 	}
 	plaintext, err := r.aead.Decrypt(s.Ciphertext, bind(recordDomain, associatedData))

@@ -28,15 +28,15 @@ func Example() {
 		panic(err)
 	}
 
-	reopened, primary, err := envelope.Open(ctx, wrapped, []envelope.KeyEncryptionKey{key})
+	reopened, by, err := envelope.Open(ctx, wrapped, []envelope.KeyEncryptionKey{key})
 	if err != nil {
 		panic(err)
 	}
 	record, err := reopened.Open(sealed, []byte("connections/billing"))
-	fmt.Printf("%s, %v, %v\n", record, primary, err)
+	fmt.Printf("%s, %d, %v\n", record, by, err)
 	_, err = reopened.Open(sealed, []byte("connections/another"))
 	fmt.Println(errors.Is(err, envelope.ErrTampered))
 	// Output:
-	// a token, true, <nil>
+	// a token, 0, <nil>
 	// true
 }

@@ -12,7 +12,7 @@ import (
 func goldenRing(t testing.TB) *envelope.KeyRing {
 	t.Helper()
 	key, _ := goldenKEKs(t)
-	ring, _, err := envelope.Open(t.Context(), readGolden(t, "keyset-key.json"), []envelope.KeyEncryptionKey{key})
+	ring, _, err := openRing(t.Context(), readGolden(t, "keyset-key.json"), []envelope.KeyEncryptionKey{key})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,19 +54,21 @@ func FuzzOpenWrapped(f *testing.F) {
 	wrapped := readGolden(f, "keyset-key.json")
 	f.Add(wrapped)
 	f.Add(readGolden(f, "keyset-passphrase.json"))
+	f.Add(readGolden(f, "keyset-catalog.json"))
 	f.Add(sealed)
+	other := readGolden(f, "sealed-catalog.json")
 	f.Add(withKeyset(f, wrapped, func(k []byte) []byte { return k[:40] }))
 	f.Add([]byte(`{"version":1,"key_encryption_key":"k","keyset":""}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		ring, primary, err := envelope.Open(t.Context(), data, []envelope.KeyEncryptionKey{key})
+		ring, primary, err := openRing(t.Context(), data, []envelope.KeyEncryptionKey{key})
 		if err != nil {
 			if ring != nil || primary || !expected(err) {
 				t.Errorf("unexpected error: %v", err)
 			}
 			return
 		}
-		if opened, err := ring.Open(sealed, place); err != nil || !bytes.Equal(opened, record) {
-			t.Errorf("a forged keyset opened: %v", err)
+		if !opens(t, ring, sealed) && !opens(t, ring, other) {
+			t.Error("a forged keyset opened")
 		}
 	})
 }

@@ -39,7 +39,7 @@ func TestKeySpellings(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, _, err := envelope.Open(t.Context(), wrapped, []envelope.KeyEncryptionKey{kek}); err != nil || kek.ID() != want.ID() {
+			if _, _, err := openRing(t.Context(), wrapped, []envelope.KeyEncryptionKey{kek}); err != nil || kek.ID() != want.ID() {
 				t.Errorf("another key, %s instead of %s: %v", kek.ID(), want.ID(), err)
 			}
 		})

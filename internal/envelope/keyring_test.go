@@ -33,6 +33,12 @@ func newRing(t testing.TB, keks ...envelope.KeyEncryptionKey) (*envelope.KeyRing
 	return ring, wrapped
 }
 
+// openRing opens a keyset and reports whether the first key did it.
+func openRing(ctx context.Context, wrapped []byte, keks []envelope.KeyEncryptionKey) (*envelope.KeyRing, bool, error) {
+	ring, by, err := envelope.Open(ctx, wrapped, keks)
+	return ring, by == 0, err
+}
+
 // errDown is what keyService answers while it is down.
 var errDown = errors.New("key service is down")
 
@@ -88,7 +94,7 @@ func TestSeveralKeys(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			opened, primary, err := envelope.Open(t.Context(), wrapped, test.keks)
+			opened, primary, err := openRing(t.Context(), wrapped, test.keks)
 			if !errors.Is(err, test.want) || primary != test.primary {
 				t.Fatalf("got primary %v, error %v; want %v, %v", primary, err, test.primary, test.want)
 			}
@@ -112,21 +118,21 @@ func TestRewrap(t *testing.T) {
 	ring, wrapped := newRing(t, before)
 	sealed := seal(t, ring)
 
-	ring, primary, err := envelope.Open(t.Context(), wrapped, []envelope.KeyEncryptionKey{after, before})
+	ring, primary, err := openRing(t.Context(), wrapped, []envelope.KeyEncryptionKey{after, before})
 	if err != nil || primary {
 		t.Fatalf("got primary %v, %v", primary, err)
 	}
 	if wrapped, err = ring.Rewrap(t.Context(), after); err != nil {
 		t.Fatal(err)
 	}
-	ring, primary, err = envelope.Open(t.Context(), wrapped, []envelope.KeyEncryptionKey{after})
+	ring, primary, err = openRing(t.Context(), wrapped, []envelope.KeyEncryptionKey{after})
 	if err != nil || !primary {
 		t.Fatalf("got primary %v, %v", primary, err)
 	}
 	if got, err := ring.Open(sealed, place); err != nil || !bytes.Equal(got, record) {
 		t.Errorf("a record sealed before the change does not open: %v", err)
 	}
-	if _, _, err := envelope.Open(t.Context(), wrapped, []envelope.KeyEncryptionKey{before}); !errors.Is(err, envelope.ErrWrongKey) {
+	if _, _, err := openRing(t.Context(), wrapped, []envelope.KeyEncryptionKey{before}); !errors.Is(err, envelope.ErrWrongKey) {
 		t.Errorf("the old key still opens, or: %v", err)
 	}
 }
@@ -166,7 +172,7 @@ func TestOpenWrappedRefuses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			ring, _, err := envelope.Open(t.Context(), test.wrapped, []envelope.KeyEncryptionKey{kek})
+			ring, _, err := openRing(t.Context(), test.wrapped, []envelope.KeyEncryptionKey{kek})
 			if !errors.Is(err, test.want) || (ring == nil) == (err == nil) {
 				t.Errorf("got %v, want %v", err, test.want)
 			}
@@ -209,7 +215,7 @@ func TestForeignKeys(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			_, _, err := envelope.Open(t.Context(), test.wrapped, test.keks)
+			_, _, err := openRing(t.Context(), test.wrapped, test.keks)
 			if !errors.Is(err, test.want) || (test.not != nil && errors.Is(err, test.not)) {
 				t.Errorf("got %v, want %v and not %v", err, test.want, test.not)
 			}
@@ -223,7 +229,7 @@ func TestNamedKeyFirst(t *testing.T) {
 	service := &keyService{KeyEncryptionKey: testKey(t, 9), id: "kms:1"}
 	kek := testKey(t, 1)
 	_, wrapped := newRing(t, kek)
-	if _, primary, err := envelope.Open(t.Context(), wrapped, []envelope.KeyEncryptionKey{service, kek}); err != nil || primary {
+	if _, primary, err := openRing(t.Context(), wrapped, []envelope.KeyEncryptionKey{service, kek}); err != nil || primary {
 		t.Fatalf("got primary %v, %v", primary, err)
 	}
 	if service.calls != 0 {
@@ -236,7 +242,7 @@ func TestCanceled(t *testing.T) {
 	_, wrapped := newRing(t, testKey(t, 1))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, _, err := envelope.Open(ctx, wrapped, []envelope.KeyEncryptionKey{testKey(t, 2)})
+	_, _, err := openRing(ctx, wrapped, []envelope.KeyEncryptionKey{testKey(t, 2)})
 	if !errors.Is(err, context.Canceled) || errors.Is(err, envelope.ErrWrongKey) {
 		t.Errorf("got %v, want canceled and nothing said about the key", err)
 	}
@@ -260,7 +266,7 @@ func TestKeysRefused(t *testing.T) {
 			if _, _, err := envelope.New(t.Context(), keks); err == nil {
 				t.Error("New takes it")
 			}
-			_, _, err := envelope.Open(t.Context(), wrapped, keks)
+			_, _, err := openRing(t.Context(), wrapped, keks)
 			if err == nil || errors.Is(err, envelope.ErrWrongKey) || errors.Is(err, envelope.ErrMalformed) {
 				t.Errorf("Open: got %v, want an error about the configuration", err)
 			}
@@ -290,19 +296,28 @@ func TestWrapRefuses(t *testing.T) {
 	}
 }
 
-// withKeyset edits the bytes inside a wrapped keyset and leaves its form intact.
+// withKeyset edits the bytes inside a wrapped keyset and leaves all else as it is.
 func withKeyset(t testing.TB, wrapped []byte, edit func([]byte) []byte) []byte {
 	t.Helper()
-	var form struct {
-		Version int    `json:"version"`
-		KEK     string `json:"key_encryption_key"`
-		Keyset  []byte `json:"keyset"`
-	}
-	if err := json.Unmarshal(wrapped, &form); err != nil {
+	return withFile(t, wrapped, func(file *keysetFile) { file.Keyset = edit(file.Keyset) })
+}
+
+// keysetFile is the form of a wrapped keyset.
+type keysetFile struct {
+	Version int             `json:"version"`
+	KEK     string          `json:"key_encryption_key"`
+	Catalog json.RawMessage `json:"catalog,omitempty"`
+	Keyset  []byte          `json:"keyset"`
+}
+
+func withFile(t testing.TB, wrapped []byte, edit func(*keysetFile)) []byte {
+	t.Helper()
+	var file keysetFile
+	if err := json.Unmarshal(wrapped, &file); err != nil {
 		t.Fatal(err)
 	}
-	form.Keyset = edit(form.Keyset)
-	edited, err := json.Marshal(form)
+	edit(&file)
+	edited, err := json.Marshal(file)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -45,6 +45,16 @@ func clearKeyset(t testing.TB, templates ...*tinkpb.KeyTemplate) []byte {
 	return out.Bytes()
 }
 
+// withoutCatalog gives a keyset in the form from before there were catalogs, which says nothing about what is inside.
+func withoutCatalog(t testing.TB) (*envelope.KeyRing, []byte) {
+	t.Helper()
+	ring, wrapped, err := envelope.New(t.Context(), []envelope.KeyEncryptionKey{testKey(t, 9)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ring, withFile(t, wrapped, func(file *keysetFile) { file.Catalog = nil })
+}
+
 // TestKeysetsFromElsewhere: a keyset may hold several keys, but only of the kind this version makes. The key id is looked
 // for in Tink's prefix, which the other kinds lack.
 func TestKeysetsFromElsewhere(t *testing.T) {
@@ -64,18 +74,15 @@ func TestKeysetsFromElsewhere(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			service := &keyService{KeyEncryptionKey: testKey(t, 9), id: "a", unwrapped: clearKeyset(t, test.templates...)}
-			ring, wrapped, err := envelope.New(t.Context(), []envelope.KeyEncryptionKey{service})
+			other, wrapped := withoutCatalog(t)
+			ring, _, err := openRing(t.Context(), wrapped, []envelope.KeyEncryptionKey{service})
 			if !errors.Is(err, test.want) {
 				t.Fatalf("got %v, want %v", err, test.want)
 			}
 			if err != nil {
 				return
 			}
-			sealed := seal(t, ring)
-			if ring, _, err = envelope.Open(t.Context(), wrapped, []envelope.KeyEncryptionKey{service}); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := ring.Open(sealed, place); !errors.Is(err, envelope.ErrWrongKey) {
+			if _, err := ring.Open(seal(t, other), place); !errors.Is(err, envelope.ErrWrongKey) {
 				t.Errorf("a record of another keyset: got %v", err)
 			}
 			if opened, err := ring.Open(seal(t, ring), place); err != nil || !bytes.Equal(opened, record) {
@@ -91,8 +98,8 @@ func TestDataKeys(t *testing.T) {
 	open := func(data []byte) *envelope.KeyRing {
 		t.Helper()
 		service := &keyService{KeyEncryptionKey: testKey(t, 9), id: "a", unwrapped: data}
-		_, wrapped := newRing(t, service)
-		ring, _, err := envelope.Open(t.Context(), wrapped, []envelope.KeyEncryptionKey{service})
+		_, wrapped := withoutCatalog(t)
+		ring, _, err := openRing(t.Context(), wrapped, []envelope.KeyEncryptionKey{service})
 		if err != nil {
 			t.Fatal(err)
 		}
