@@ -15,7 +15,8 @@ func init() {
 	caddy.RegisterModule(Admin{})
 }
 
-// Admin serves the state of the connections on Caddy's admin endpoint: `GET /oauth2_inject/connections`. It shows no tokens.
+// Admin serves the state of the connections and of the keys on Caddy's admin endpoint: `GET /oauth2_inject/connections`,
+// `GET /oauth2_inject/keys`, `POST /oauth2_inject/rekey`. It shows no tokens and no keys.
 //
 // It keeps nothing between requests: after a failed reload the admin endpoint belongs to the configuration that failed, while
 // traffic is served by the one before, so the running configuration is looked up anew each time.
@@ -28,7 +29,11 @@ func (Admin) CaddyModule() caddy.ModuleInfo {
 
 // Routes implements caddy.AdminRouter.
 func (a Admin) Routes() []caddy.AdminRoute {
-	return []caddy.AdminRoute{{Pattern: "/oauth2_inject/connections", Handler: caddy.AdminHandlerFunc(a.list)}}
+	return []caddy.AdminRoute{
+		{Pattern: "/oauth2_inject/connections", Handler: caddy.AdminHandlerFunc(a.list)},
+		{Pattern: "/oauth2_inject/keys", Handler: caddy.AdminHandlerFunc(a.keys)},
+		{Pattern: "/oauth2_inject/rekey", Handler: caddy.AdminHandlerFunc(a.rekey)},
+	}
 }
 
 // StatusReport is the answer of `GET /oauth2_inject/connections`.

@@ -199,7 +199,7 @@ func (s *recordStore) sweepPending(ctx context.Context, tenant string) error {
 		}
 		info, err := s.storage.Stat(ctx, key)
 		if err == nil && time.Since(info.Modified) > pendingLifetime {
-			err = s.storage.Delete(ctx, key)
+			err = s.remove(ctx, key)
 		} else if err == nil {
 			left++
 		}
@@ -249,7 +249,7 @@ func (s *recordStore) takePendingAt(ctx context.Context, key string, who visitor
 	case p.Identity != who.identity || p.Browser != browserDigest(who.browser):
 		return nil, errPendingForeign
 	}
-	if err := s.storage.Delete(ctx, key); err != nil {
+	if err := s.remove(ctx, key); err != nil {
 		return nil, err
 	}
 	if time.Now().After(p.ExpiresAt) {

@@ -32,6 +32,7 @@ func init() {
 //	oauth2_inject {
 //		encryption key|passphrase|<module> ...
 //		history <number>
+//		rekey_pause <duration>
 //		connection <name> {
 //			...
 //		}
@@ -54,8 +55,10 @@ func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 			err = app.parseConnection(d)
 		case "history":
 			err = app.parseHistory(d)
+		case "rekey_pause":
+			err = app.parseRekeyPause(d)
 		default:
-			err = d.Errf("unknown option %q of %s; known are connection, encryption and history", d.Val(), appName)
+			err = d.Errf("unknown option %q of %s; known are connection, encryption, history and rekey_pause", d.Val(), appName)
 		}
 		if err != nil {
 			return nil, err

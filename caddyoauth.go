@@ -28,9 +28,10 @@
 //	engine.go      the process-wide state that outlives configurations
 //	refresh.go     WHEN tokens are refreshed in the background
 //	operations.go  what people and programs do to token sets: view, refresh, history, roll back, disconnect
-//	worker.go      goroutines with an end
+//	worker.go      goroutines with an end; loop.go: those that look again and again
 //	storage.go     connection.Store over Caddy's storage; record.go and storagekeys.go hold its formats
-//	keys.go        key-encryption keys and the data keyset
+//	keys.go        key-encryption keys; keyset.go: the data keyset, opened and followed; keystatus.go: what may be shown
+//	rekey.go       how a data key is replaced; reseal.go: everything that is written and deleted, sealed anew meanwhile
 //	observer.go    what happens to tokens, as log lines; events.go: as events of Caddy
 //	admin.go       the state of the connections on Caddy's admin endpoint
 //
@@ -74,6 +75,9 @@ type App struct {
 	// Encryption are the key-encryption keys, in the namespace `oauth2_inject.keys`. The first seals, all open. Default: with
 	// file storage, a key generated into Caddy's data directory.
 	EncryptionRaw []json.RawMessage `json:"encryption,omitempty" caddy:"namespace=oauth2_inject.keys inline_key=source"`
+	// RekeyPause is how long all instances get to learn that the data key has changed: a new one is known that long before it
+	// seals, an old one is removed no earlier than that after it has ceased to. Default: 1m.
+	RekeyPause caddy.Duration `json:"rekey_pause,omitempty"`
 	// Connections by name.
 	Connections map[string]*Connection `json:"connections,omitempty"`
 	// HistoryLength is how many superseded token sets are kept of each connection and subject. Default: 10.
@@ -86,6 +90,7 @@ type App struct {
 	storageID string
 	tasks     *connection.Tasks
 	loop      *refreshLoop
+	keeper    *keyKeeper
 	wake      func() // the loops of all live configurations
 	active    *activeSet
 	announcer *announcer
@@ -146,19 +151,28 @@ func (a *App) provisionStore() error {
 		return errors.New("encryption: with a storage other than files a key is needed; add `encryption key {file./path}` or `encryption passphrase {file./path}` to the oauth2_inject global option")
 	}
 	generated := filepath.Join(caddy.AppDataDir(), appName, "encryption.key")
-	keysID, err := digestOf([]any{identity, generated, a.EncryptionRaw, resolvedKeyIDs(keks)})
+	keysID, err := digestOf([]any{identity, generated, a.EncryptionRaw, keyIDs(keks)})
 	if err != nil {
 		return err
 	}
 	if a.HistoryLength < 0 || a.HistoryLength > maxHistory {
 		return fmt.Errorf("history: %d is not a number of token sets from 1 to %d", a.HistoryLength, maxHistory)
 	}
+	if a.RekeyPause != 0 && time.Duration(a.RekeyPause) < minRekeyPause {
+		return fmt.Errorf("rekey_pause: shorter than %v, in which not all instances may learn of a new key", minRekeyPause)
+	}
 	a.store = &recordStore{storage: storage, history: cmp.Or(a.HistoryLength, defaultHistory)}
-	a.store.keys = a.engine.keySource(keysID, func() *keySource { return newKeySource(keks, generated, a.logger) })
+	a.store.keys = a.engine.keySource(keysID, func() *keySource {
+		keys := newKeySource(keks, generated, a.logger)
+		keys.storageID = identity
+		return keys
+	})
+	a.store.keys.pause.Store(int64(cmp.Or(time.Duration(a.RekeyPause), defaultRekeyPause)))
+	a.keeper = newKeyKeeper(a, func() bool { return len(a.active.all()) > 0 })
 	return nil
 }
 
-func resolvedKeyIDs(keks []KeyEncryptionKey) []string {
+func keyIDs(keks []KeyEncryptionKey) []string {
 	var ids []string
 	for _, kek := range keks {
 		ids = append(ids, kek.ID())
@@ -187,6 +201,7 @@ func storageIdentity(storage certmagic.Storage) (string, error) {
 // other site of this Caddy goes on.
 func (a *App) Start() error {
 	a.loop.start(a.openKeys)
+	a.keeper.start(func(context.Context) {})
 	a.announcer.start(a.announceAll)
 	return nil
 }
@@ -204,6 +219,7 @@ func (a *App) openKeys(ctx context.Context) {
 // after the Stop of all apps comes their Cleanup, which closes the storage.
 func (a *App) Stop() error {
 	a.loop.stop()
+	a.keeper.stop()
 	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
 	defer cancel()
 	if err := a.tasks.Stop(ctx); err != nil {
@@ -221,6 +237,9 @@ func (a *App) Cleanup() error {
 		return nil
 	}
 	a.loop.stop() // when Start of another app failed, Stop was not called
+	if a.keeper != nil {
+		a.keeper.stop()
+	}
 	if !a.announcer.ended() {
 		a.announcer.stopWithin(eventGrace)
 	}

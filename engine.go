@@ -157,15 +157,22 @@ func (e *engine) breaker(endpoint string) *connection.Breaker {
 }
 
 // keySource returns the key source under that name if its keyset is open, or the one that create makes: keys that did not
-// open may have been corrected since, behind the same placeholder.
+// open may have been corrected since, behind the same placeholder. A new one may go on with what another one of the same storage
+// has opened, as long as its own keys cannot be asked.
 func (e *engine) keySource(name string, create func() *keySource) *keySource {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	keys, ok := e.keys[name]
-	if !ok || keys.opened.Load() == nil {
-		keys = create()
-		e.keys[name] = keys
+	if keys, ok := e.keys[name]; ok && keys.opened.Load() != nil {
+		return keys
 	}
+	keys := create()
+	for _, other := range e.keys {
+		state := other.opened.Load()
+		if state != nil && other.storageID == keys.storageID && (keys.borrowed == nil || state.ring.Revision() > keys.borrowed.ring.Revision()) {
+			keys.borrowed = state
+		}
+	}
+	e.keys[name] = keys
 	return keys
 }
 

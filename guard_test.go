@@ -233,8 +233,19 @@ func TestGuardOneWriter(t *testing.T) {
 			return ok && isName(call.Fun, "put")
 		}),
 		map[string]int{
-			"storage.go recordStore.seal": 1, "keys.go keySource.create": 1, "keys.go keySource.rewrap": 1,
+			"reseal.go recordStore.seal": 1, "reseal.go recordStore.reseal": 1,
+			"keyset.go keySource.create": 1, "keyset.go keySource.follow": 1, "rekey.go keySource.replace": 1,
 		})
+}
+
+func TestGuardOneRemover(t *testing.T) {
+	t.Parallel()
+	wantSites(t, "everything that is deleted from storage goes through recordStore.remove: sealing records anew at the same time would bring it back",
+		sites(t, func(_ *sourceFile, node ast.Node) bool {
+			call, on, name := method(node)
+			return name == "Delete" && len(call.Args) == 2 && lastName(on) == "storage"
+		}),
+		map[string]int{"reseal.go recordStore.remove": 1})
 }
 
 func TestGuardImports(t *testing.T) {
@@ -398,7 +409,7 @@ func checkWraps(t *testing.T, f *sourceFile, call *ast.CallExpr) {
 }
 
 // keyMakers are what may stand where a storage operation takes a key.
-var keyMakers = []string{"key", "name", "keysetKey", "keysetLock", "recordKey", "historyKey", "historyDir", "connectionDir", "pendingDir", "lock"}
+var keyMakers = []string{"key", "name", "keysetKey", "storageRoot", "recordKey", "historyKey", "historyDir", "connectionDir", "pendingDir", "lock"}
 
 func TestGuardStorageKeys(t *testing.T) {
 	t.Parallel()

@@ -75,38 +75,29 @@ func (s *recordStore) save(ctx context.Context, key string, rec connection.Recor
 	return s.seal(ctx, key, plain)
 }
 
-// seal stores bytes under a key. The associated data is that key: what is moved to another place, and with it to another
-// connection, subject or tenant, does not open.
-func (s *recordStore) seal(ctx context.Context, key string, plain []byte) error {
-	ring, err := s.keys.ring(ctx, s.storage)
-	if err != nil {
-		return err
-	}
-	sealed, err := ring.Seal(plain, []byte(key))
-	if err != nil {
-		return err
-	}
-	return put(ctx, s.storage, key, sealed)
-}
-
 // unseal is the reverse of seal. Its error is connection.ErrNotFound when nothing is stored there.
 func (s *recordStore) unseal(ctx context.Context, key string) ([]byte, error) {
-	sealed, err := s.storage.Load(ctx, key)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, connection.ErrNotFound
+	for {
+		sealed, err := s.storage.Load(ctx, key)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, connection.ErrNotFound
+		}
+		if err != nil {
+			return nil, err
+		}
+		ring, err := s.keys.ring(ctx, s.storage)
+		if err != nil {
+			return nil, err
+		}
+		plain, err := ring.Open(sealed, []byte(key))
+		if errors.Is(err, envelope.ErrWrongKey) && s.keys.learned(ctx, s.storage, ring) {
+			continue // with the new keyset; the record too may be another one by now
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", connection.ErrUnreadable, err)
+		}
+		return plain, nil
 	}
-	if err != nil {
-		return nil, err
-	}
-	ring, err := s.keys.ring(ctx, s.storage)
-	if err != nil {
-		return nil, err
-	}
-	plain, err := ring.Open(sealed, []byte(key))
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", connection.ErrUnreadable, err)
-	}
-	return plain, nil
 }
 
 // put is the only place that writes to storage. What it is given is sealed already.
@@ -125,7 +116,7 @@ func (s *recordStore) Archive(ctx context.Context, rec connection.Record) error 
 		return err
 	}
 	for len(generations) > s.history {
-		if err := s.storage.Delete(ctx, historyKey(id, generations[0])); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := s.remove(ctx, historyKey(id, generations[0])); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 		generations = generations[1:]
@@ -214,7 +205,7 @@ func (s *recordStore) forgetHistory(ctx context.Context, id connection.ID) error
 		return err
 	}
 	for _, generation := range generations {
-		if err := s.storage.Delete(ctx, historyKey(id, generation)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := s.remove(ctx, historyKey(id, generation)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}

@@ -18,7 +18,6 @@ const storageRoot = "oauth2_inject"
 
 const (
 	keysetKey  = storageRoot + "/keyset.json"
-	keysetLock = storageRoot + "-keyset"
 	recordFile = "current.json"
 	recordsExt = ".json"
 )
@@ -60,6 +59,14 @@ func historyKey(id connection.ID, generation uint64) string {
 func lockName(id connection.ID, generation uint64) string {
 	return storageRoot + "-" + keyPart("lock", id.Tenant, id.Connection, id.Subject, strconv.FormatUint(generation, 10))
 }
+
+// keysetLock is the name of the lock under which one revision of the data keyset is replaced; see lockName.
+func keysetLock(revision uint64) string {
+	return storageRoot + "-keyset-" + strconv.FormatUint(revision, 10)
+}
+
+// recordLock is the name of the lock under which what is stored under a key is written while records are sealed anew.
+func recordLock(key string) string { return storageRoot + "-" + keyPart("record lock", key) }
 
 // pendingDir is where the authorizations under way of a tenant are kept.
 func pendingDir(tenant string) string {

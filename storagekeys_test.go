@@ -56,7 +56,7 @@ func TestStorageKeysAreInjective(t *testing.T) {
 func TestLockNamesDifferByGeneration(t *testing.T) {
 	t.Parallel()
 	id := connection.ID{Connection: "api"}
-	if lockName(id, 1) == lockName(id, 2) || lockName(id, 1) == keysetLock {
+	if lockName(id, 1) == lockName(id, 2) || lockName(id, 1) == keysetLock(1) || keysetLock(1) == keysetLock(2) {
 		t.Error("two locks share a name")
 	}
 	if lockName(connection.ID{Connection: "api", Subject: "1"}, 1) == lockName(connection.ID{Connection: "api"}, 11) {

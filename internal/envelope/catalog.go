@@ -229,6 +229,7 @@ func (r *KeyRing) changed(manager *keyset.Manager, change catalog) (*KeyRing, er
 // Inside is what a stored keyset says about itself without being opened: nothing of it is proven.
 type Inside struct {
 	KeyEncryptionKey string   // the id of the key that wraps it
+	Revision         uint64   // 0 in a keyset without a catalog
 	Primary          uint32   // 0 in a keyset without a catalog
 	Keys             []uint32 // nil in a keyset without a catalog
 }
@@ -239,7 +240,7 @@ func Look(wrapped []byte) (Inside, error) {
 	if err := decode(wrapped, &file); err != nil {
 		return Inside{}, fmt.Errorf("read keyset: %w", err)
 	}
-	inside := Inside{KeyEncryptionKey: file.KEK}
+	inside := Inside{KeyEncryptionKey: file.KEK, Revision: file.Catalog.revision()}
 	if file.Catalog != nil {
 		inside.Primary = file.Catalog.Primary
 		for _, entry := range file.Catalog.Keys {

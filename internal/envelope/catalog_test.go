@@ -305,7 +305,7 @@ func TestLook(t *testing.T) {
 		t.Fatal(err)
 	}
 	inside, err := envelope.Look(wrapped)
-	if err != nil || inside.KeyEncryptionKey != kek.ID() || inside.Primary != ring.Primary() || !slices.Equal(inside.Keys, []uint32{ring.Primary(), second}) {
+	if err != nil || inside.KeyEncryptionKey != kek.ID() || inside.Primary != ring.Primary() || inside.Revision != 2 || !slices.Equal(inside.Keys, []uint32{ring.Primary(), second}) {
 		t.Errorf("got %+v, %v", inside, err)
 	}
 	if inside, err := envelope.Look(readGolden(t, "keyset-key.json")); err != nil || inside.Primary != 0 || inside.Keys != nil {
