@@ -159,7 +159,7 @@ func (v *visit) authorize(name string) error {
 	if !ok {
 		return v.show(pageNothing)
 	}
-	if v.r.Method == http.MethodGet && v.r.Header.Get("Sec-Fetch-Site") == "cross-site" {
+	if v.r.Method == http.MethodGet && ledHere(v.r) {
 		// Another site may lead people here, but not through: at the provider they may be signed in as somebody else.
 		return v.show(page{
 			Status: http.StatusOK, Tone: "off", Title: "Connect " + c.consent.title + "?",
@@ -178,6 +178,13 @@ func (v *visit) authorize(name string) error {
 	v.logger.Info("an authorization was begun", zap.String("connection", c.name))
 	http.Redirect(v.w, v.r, to, http.StatusSeeOther)
 	return nil
+}
+
+// ledHere reports whether a page of another origin has brought the visitor, be it of the same site: who has a neighbouring host is
+// not for that to be trusted with people's accounts.
+func ledHere(r *http.Request) bool {
+	from := r.Header.Get("Sec-Fetch-Site")
+	return from == "cross-site" || from == "same-site"
 }
 
 // callback is where the provider sends the visitor back to.
@@ -201,6 +208,9 @@ func (v *visit) failed(c *activeConnection, returnTo string, err error) error {
 	fields := []zap.Field{zap.Error(err)}
 	if c != nil {
 		page.Acts = []act{{v.link(c, returnTo), "Try again"}}
+		if page.forOperator { // trying again helps no sooner than somebody has put it right
+			page.Acts = []act{{v.path, "Connected accounts"}, {v.link(c, returnTo), "Try again"}}
+		}
 		fields = append(fields, zap.String("connection", c.name))
 	}
 	v.logger.Warn("an authorization did not come about", fields...)

@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -76,16 +77,67 @@ func TestCrossSitePost(t *testing.T) {
 	alice.visit(http.MethodPost, endDrive, "Sec-Fetch-Site: same-origin", "Origin: http://"+p.addr).wantTo(t, doneDrive)
 }
 
-// TestCrossSiteLink: another site may lead people to a connection, but they go on by themselves.
+// TestCrossSiteLink: another site, or another host of the same one, may lead people to a connection, but they go on by themselves.
 func TestCrossSiteLink(t *testing.T) {
 	p := runPeople(t, "")
 	alice := p.as("alice")
-	led := alice.visit(http.MethodGet, toDrive+"?return_to=/files", "Sec-Fetch-Site: cross-site")
-	led.want(t, http.StatusOK, "Another site has led you here")
-	if led.header.Get("Location") != "" || !strings.Contains(led.body, toDrive+"?return_to=%2Ffiles") {
-		t.Errorf("the page does not offer the way: %s", led.body)
+	for _, from := range []string{"cross-site", "same-site"} {
+		led := alice.visit(http.MethodGet, toDrive+"?return_to=/files", "Sec-Fetch-Site: "+from)
+		led.want(t, http.StatusOK, "Another site has led you here")
+		if led.header.Get("Location") != "" || !strings.Contains(led.body, toDrive+"?return_to=%2Ffiles") {
+			t.Errorf("the page does not offer the way: %s", led.body)
+		}
 	}
-	alice.visit(http.MethodGet, toDrive, "Sec-Fetch-Site: none").want(t, http.StatusSeeOther, "")
+	for _, from := range []string{"none", "same-origin"} {
+		alice.visit(http.MethodGet, toDrive, "Sec-Fetch-Site: "+from).want(t, http.StatusSeeOther, "")
+	}
+}
+
+// TestForgedResult: a link to a result says what is so, whatever it claims, and leads nowhere else.
+func TestForgedResult(t *testing.T) {
+	p := runPeople(t, "")
+	alice := p.as("alice")
+	alice.open(doneDrive+"?return_to=/files&connected=1").want(t, http.StatusOK, "drive is not connected")
+	alice.connect(toDrive).wantTo(t, doneDrive)
+	alice.open(doneDrive+"?return_to=/files").want(t, http.StatusOK, `href="/files">Continue</a>`)
+	for _, to := range []string{"//evil.example", `/\evil.example`, "https://evil.example", "javascript:evil()", "/\tevil", "data:evil", `"><script>evil`} {
+		a := alice.open(doneDrive + "?return_to=" + url.QueryEscape(to))
+		a.want(t, http.StatusOK, "drive is connected")
+		if strings.Contains(a.body, "evil") || strings.Contains(a.body, "Continue") {
+			t.Errorf("%q is on the page", to)
+		}
+	}
+	p.as("bob").open(doneDrive).want(t, http.StatusOK, "drive is not connected")
+}
+
+// TestCallbackBehindLapsedAuthentication: who is not signed in any more when they come back never reaches the pages, and Caddy logs the
+// request and the failure of what stands in front of them. The README has the filter that keeps code and state out of both.
+func TestCallbackBehindLapsedAuthentication(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, filter, found := strings.Cut(string(readme), "\t\tformat filter {")
+	filter, _, ended := strings.Cut(filter, "\n\t\t}\n")
+	if !found || !ended {
+		t.Fatal("the README has no filter")
+	}
+	auth, up := newAuthServer(t), newUpstream(t, nil)
+	s := run(t, setup{
+		connections: auth.connection("drive", ""),
+		site:        basicAuth + "oauth2_connect\noauth2_inject drive {\n reverse_proxy " + up.url + "\n}\n",
+		format:      "filter {\n wrap json" + filter + "\n}",
+	})
+	alice := s.as("alice")
+	back := alice.consent(toDrive)
+	if a := s.as("").open(back); a.status != http.StatusUnauthorized {
+		t.Fatalf("got %d, want 401", a.status)
+	}
+	state := regexp.MustCompile(`state=([\w-]{43})`).FindStringSubmatch(back)
+	if logs := logged.String(); state == nil || strings.Contains(logs, state[1]) || strings.Count(logs, "/connect/callback?code=REDACTED") < 2 {
+		t.Errorf("the state was logged, or the request not at all: %d", strings.Count(logs, "REDACTED"))
+	}
+	alice.open(back).wantTo(t, doneDrive) // still hers
 }
 
 // TestNotOffered: names that are not offered here, or are none of people, do not exist on the pages.

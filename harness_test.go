@@ -2,6 +2,7 @@ package caddyoauth_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"fmt"
@@ -145,6 +146,7 @@ type setup struct {
 	options     string // options of the connection "api"
 	connections string // further connections
 	site        string // the site's block; PORT stands for the port that it listens on
+	format      string // of the log; default: json
 	quiet       bool   // log no requests: for the flat form, where a request carries the token while it is handled
 	idp         *idp   // default: one that grants everything
 }
@@ -227,7 +229,7 @@ func (s *site) config(with setup) string {
 	storage file_system %s
 	log default {
 		output memory
-		format json
+		format %s
 		level %s
 	}
 	%s
@@ -247,7 +249,7 @@ http://%s {
 	log
 	%s
 }
-`, s.dir, level, verbose, with.global, s.idp.URL, clientSecret, with.options, with.connections, s.addr, strings.ReplaceAll(with.site, "PORT", port))
+`, s.dir, cmp.Or(with.format, "json"), level, verbose, with.global, s.idp.URL, clientSecret, with.options, with.connections, s.addr, strings.ReplaceAll(with.site, "PORT", port))
 }
 
 // adapt turns a Caddyfile into JSON.

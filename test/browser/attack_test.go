@@ -23,10 +23,8 @@ func attacker(t *testing.T, page string) string {
 	return server.URL
 }
 
-// TestCrossSiteLink: another site can lead people to a connection, but not through it: they are asked first.
-func TestCrossSiteLink(t *testing.T) {
-	t.Parallel()
-	s := newSite(t)
+// testCrossSiteLink: another site can lead people to a connection, but not through it: they are asked first.
+func testCrossSiteLink(t *testing.T, s *site) {
 	jane := s.as(t, "jane")
 	jane.open(attacker(t, `<a href="`+s.url+`/connect/authorize/drive">Free gift</a>`))
 	jane.press("Free gift")
@@ -38,10 +36,8 @@ func TestCrossSiteLink(t *testing.T) {
 	}
 }
 
-// TestCrossSiteForm: a page of another site that sends the form by itself ends nothing and begins nothing.
-func TestCrossSiteForm(t *testing.T) {
-	t.Parallel()
-	s := newSite(t)
+// testCrossSiteForm: a page of another site that sends the form by itself ends nothing and begins nothing.
+func testCrossSiteForm(t *testing.T, s *site) {
 	jane := s.as(t, "jane")
 	jane.connects("jane", "drive")
 	for _, action := range []string{"disconnect", "authorize"} {
@@ -58,10 +54,8 @@ func TestCrossSiteForm(t *testing.T) {
 	}
 }
 
-// TestFraming: no page can be put into a frame, of another site or of the same.
-func TestFraming(t *testing.T) {
-	t.Parallel()
-	s := newSite(t)
+// testFraming: no page can be put into a frame, of another site or of the same.
+func testFraming(t *testing.T, s *site) {
 	jane := s.as(t, "jane")
 	for _, around := range []string{attacker(t, ""), s.url + "/plain"} {
 		for _, path := range []string{"/connect", "/connect/disconnect/drive", "/connect/done/drive", "/connect/authorize/none", "/files", "/plain"} {
@@ -76,10 +70,8 @@ func TestFraming(t *testing.T) {
 	}
 }
 
-// TestLoginCSRF: the attacker's own way back, opened in the victim's browser as a link, an image or a frame, connects nothing.
-func TestLoginCSRF(t *testing.T) {
-	t.Parallel()
-	s := newSite(t)
+// testLoginCSRF: the attacker's own way back, opened in the victim's browser as a link, an image or a frame, connects nothing.
+func testLoginCSRF(t *testing.T, s *site) {
 	mallory, jane := s.as(t, "mallory"), s.as(t, "jane")
 	back := mallory.holdBack("drive")
 	jane.open("/connect") // has a cookie
@@ -90,10 +82,8 @@ func TestLoginCSRF(t *testing.T) {
 	}
 	jane.reads("This was begun elsewhere", "Nothing was connected")
 	jane.seen.complaints() // of the frame, which was refused
-	jane.press("Connected accounts")
-	if strings.Contains(jane.text(), "refreshed") {
-		t.Error("something was connected")
-	}
+	jane.open("/connect/done/drive")
+	jane.reads("drive is not connected")
 	mallory.letThrough()
 	if mallory.open(back); mallory.at() != "/connect/done/drive" {
 		t.Errorf("whose it is could not use it any more: at %s", mallory.at())
@@ -101,10 +91,8 @@ func TestLoginCSRF(t *testing.T) {
 	s.keepsSecrets(t, mallory, jane)
 }
 
-// TestCookieTossing: a page on the same host by plain http cannot set the cookie that binds an authorization to a browser.
-func TestCookieTossing(t *testing.T) {
-	t.Parallel()
-	s := newSite(t)
+// testCookieTossing: a page on the same host by plain http cannot set the cookie that binds an authorization to a browser.
+func testCookieTossing(t *testing.T, s *site) {
 	jane := s.as(t, "jane")
 	tosser := strings.Replace(attacker(t, `<script>
 		document.cookie = "__Host-oauth2_connect=`+strings.Repeat("a", 43)+`; path=/";

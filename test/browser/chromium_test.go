@@ -120,7 +120,8 @@ func (p *person) signIn(name string) {
 		p.do(network.DeleteCookies("user").WithURL(p.site.url))
 		return
 	}
-	p.do(network.SetCookie("user", name).WithURL(p.site.url).WithHTTPOnly(true).WithSecure(true))
+	name += " of " + p.t.Name() // the Janes of two tests are not the same
+	p.do(network.SetCookie("user", url.QueryEscape(name)).WithURL(p.site.url).WithHTTPOnly(true).WithSecure(true))
 }
 
 // do runs steps in the tab.
@@ -269,6 +270,7 @@ func (w *watch) event(event any) {
 		if e.Type == network.ResourceTypeDocument {
 			w.page = e.Request.URL
 		}
+		w.checkReferrer(e.Request)
 		if strings.HasPrefix(e.Request.URL, w.site+"/connect/callback?") {
 			w.callbacks = append(w.callbacks, e.Request.URL)
 		}
@@ -285,6 +287,17 @@ func (w *watch) event(event any) {
 		if csp := e.Issue.Details.ContentSecurityPolicyIssueDetails; csp != nil {
 			w.complain("Content-Security-Policy: " + csp.ViolatedDirective)
 		}
+	}
+}
+
+// checkReferrer keeps a complaint when a page of the site told somebody else its address, or anybody its query.
+func (w *watch) checkReferrer(r *network.Request) {
+	from, _ := r.Headers["Referer"].(string)
+	if !strings.HasPrefix(from, w.site+"/connect") {
+		return
+	}
+	if strings.Contains(from, "?") || !strings.HasPrefix(r.URL, w.site+"/") {
+		w.wrong = append(w.wrong, "a Referer goes from the pages to "+r.URL)
 	}
 }
 

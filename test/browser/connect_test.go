@@ -92,10 +92,8 @@ func (s *site) keepsSecrets(t *testing.T, people ...*person) {
 	}
 }
 
-// TestDeny: who cancels at the provider is told so, nothing is connected, and there is a way to try again.
-func TestDeny(t *testing.T) {
-	t.Parallel()
-	s := newSite(t)
+// testDeny: who cancels at the provider is told so, nothing is connected, and there is a way to try again.
+func testDeny(t *testing.T, s *site) {
 	jane := s.as(t, "jane")
 	jane.open("/connect/authorize/drive?return_to=%2Ffiles")
 	if status := jane.press("[ Cancel ]"); status != http.StatusForbidden {
@@ -114,10 +112,8 @@ func TestDeny(t *testing.T) {
 	s.keepsSecrets(t, jane)
 }
 
-// TestReconnect: an account can be connected again while it is connected, and when the provider has ended it.
-func TestReconnect(t *testing.T) {
-	t.Parallel()
-	s := newSite(t)
+// testReconnect: an account can be connected again while it is connected, and when the provider has ended it.
+func testReconnect(t *testing.T, s *site) {
 	jane := s.as(t, "jane")
 	jane.connects("jane", "drive")
 	jane.reads("drive is connected", "This site can now use the account on your behalf", "api:read")
@@ -132,10 +128,9 @@ func TestReconnect(t *testing.T) {
 	}
 }
 
-// TestSharedAccount: who connects or ends the account of all is told that it is.
-func TestSharedAccount(t *testing.T) {
-	t.Parallel()
-	jane := newSite(t).as(t, "jane")
+// testSharedAccount: who connects or ends the account of all is told that it is.
+func testSharedAccount(t *testing.T, s *site) {
+	jane := s.as(t, "jane")
 	jane.connects("jane", "team")
 	jane.reads("Everybody who uses this site now uses this account")
 	jane.open("/connect/disconnect/team")
@@ -143,10 +138,8 @@ func TestSharedAccount(t *testing.T) {
 	jane.inspect("confirm-shared")
 }
 
-// TestProviderRefuses: what only the operator can put right says so, with the code and the redirect URI; what will pass says that.
-func TestProviderRefuses(t *testing.T) {
-	t.Parallel()
-	s := newSite(t)
+// testProviderRefuses: what only the operator can put right says so, with the code and the redirect URI; what will pass says that.
+func testProviderRefuses(t *testing.T, s *site) {
 	jane := s.as(t, "jane")
 	jane.open("/connect/authorize/wrong-secret")
 	if status := jane.agrees("jane"); status != http.StatusBadGateway {
@@ -168,10 +161,8 @@ func TestProviderRefuses(t *testing.T) {
 	s.keepsSecrets(t, jane)
 }
 
-// TestWrongPerson: what one person began, another one cannot finish, in the same window or in another. The one who began still can.
-func TestWrongPerson(t *testing.T) {
-	t.Parallel()
-	s := newSite(t)
+// testWrongPerson: what one person began, another one cannot finish, in the same window or in another. The one who began still can.
+func testWrongPerson(t *testing.T, s *site) {
 	jane, elsewhere := s.as(t, "jane"), s.as(t, "jane")
 	jane.open("/connect/authorize/drive")
 	jane.signIn("joe") // in the same window, before she comes back
@@ -245,10 +236,8 @@ func TestReplay(t *testing.T) {
 	s.keepsSecrets(t, jane)
 }
 
-// TestTwoTabs: two authorizations in one window do not disturb each other, and the later consent counts.
-func TestTwoTabs(t *testing.T) {
-	t.Parallel()
-	s := newSite(t)
+// testTwoTabs: two authorizations in one window do not disturb each other, and the later consent counts.
+func testTwoTabs(t *testing.T, s *site) {
 	first := s.as(t, "jane")
 	first.open("/connect/authorize/drive?return_to=%2Fone")
 	second := first.tab()
@@ -265,11 +254,9 @@ func TestTwoTabs(t *testing.T) {
 	second.reads("Connected · refreshed just now")
 }
 
-// TestCookie: by https the browser keeps the cookie with the prefix, out of reach of scripts and of other sites; it comes back with
+// testCookie: by https the browser keeps the cookie with the prefix, out of reach of scripts and of other sites; it comes back with
 // the navigation from the provider, which is another site.
-func TestCookie(t *testing.T) {
-	t.Parallel()
-	s := newSite(t)
+func testCookie(t *testing.T, s *site) {
 	jane := s.as(t, "jane")
 	jane.connects("jane", "drive")
 	var cookies []*network.Cookie

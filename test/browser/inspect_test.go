@@ -115,11 +115,10 @@ func (p *person) picture(name string, size viewport, scheme string) {
 	}
 }
 
-// TestInspection: what looks for faults finds them. A page with a policy of its own refuses a style sheet that somebody puts into
+// testInspection: what looks for faults finds them. A page with a policy of its own refuses a style sheet that somebody puts into
 // it, and the browser says so.
-func TestInspection(t *testing.T) {
-	t.Parallel()
-	jane := newSite(t).as(t, "jane")
+func testInspection(t *testing.T, s *site) {
+	jane := s.as(t, "jane")
 	jane.open("/connect")
 	jane.do(chromedp.Evaluate(`document.querySelector("h1").style.color = "#eee"; document.querySelector(".acts a").textContent = ""`, nil))
 	found := make(map[string]bool)

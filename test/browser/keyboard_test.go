@@ -32,10 +32,9 @@ func (p *person) tabTo(name string) {
 	p.t.Fatalf("the keyboard does not come to %q at %s, only to %q", name, p.at(), met)
 }
 
-// TestKeyboard: the whole way without a mouse, from the refused request to the end of the connection.
-func TestKeyboard(t *testing.T) {
-	t.Parallel()
-	jane := newSite(t).as(t, "jane")
+// testKeyboard: the whole way without a mouse, from the refused request to the end of the connection.
+func testKeyboard(t *testing.T, s *site) {
+	jane := s.as(t, "jane")
 	enter := chromedp.KeyEvent(kb.Enter)
 	jane.open("/files")
 	jane.tabTo("Connect")

@@ -8,11 +8,9 @@ import (
 	"testing"
 )
 
-// TestRedirectToConnect: a browser goes to the provider at once and comes back to where it was; scripts and frames on the same path do
+// testRedirectToConnect: a browser goes to the provider at once and comes back to where it was; scripts and frames on the same path do
 // not, and who cancels is not sent again.
-func TestRedirectToConnect(t *testing.T) {
-	t.Parallel()
-	s := newSite(t)
+func testRedirectToConnect(t *testing.T, s *site) {
 	jane := s.as(t, "jane")
 	jane.open("/plain")
 	fetched := js[[]string](jane, `fetch("/straight/files", {headers: {Accept: "text/html"}}).then(async r => [String(r.status), r.url, (await r.text()).slice(0, 20)])`)

@@ -101,3 +101,31 @@ func (s *site) accessLog(t *testing.T) string {
 	}
 	return string(text)
 }
+
+// TestPages runs the tests that need no site of their own: people on one site are strangers to each other.
+func TestPages(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	for name, test := range map[string]func(*testing.T, *site){
+		"Deny":              testDeny,
+		"Reconnect":         testReconnect,
+		"SharedAccount":     testSharedAccount,
+		"ProviderRefuses":   testProviderRefuses,
+		"WrongPerson":       testWrongPerson,
+		"TwoTabs":           testTwoTabs,
+		"Cookie":            testCookie,
+		"Inspection":        testInspection,
+		"RedirectToConnect": testRedirectToConnect,
+		"Keyboard":          testKeyboard,
+		"CrossSiteLink":     testCrossSiteLink,
+		"CrossSiteForm":     testCrossSiteForm,
+		"Framing":           testFraming,
+		"LoginCSRF":         testLoginCSRF,
+		"CookieTossing":     testCookieTossing,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, s)
+		})
+	}
+}
