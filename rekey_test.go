@@ -361,6 +361,40 @@ func TestWriterThatSleptThroughARotation(t *testing.T) {
 	})
 }
 
+// TestLockOfADeadProcess: the lock of a record that a killed process holds for ever holds up a writer once, and nobody after that.
+func TestLockOfADeadProcess(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		files := newMemoryFiles()
+		one := startInstance(t, files)
+		key := recordKey(connection.ID{Connection: "api"})
+		if err := one.store.seal(t.Context(), key, []byte("older")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := one.Rekey(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := one.storage.Lock(t.Context(), recordLock(key, files.snapshot()[key])); err != nil {
+			t.Fatal(err)
+		}
+		one.run(t, 10*time.Minute)
+		if status := one.status(t); status.Rekey == nil || !slices.Equal(status.Rekey.Stuck, []string{key}) {
+			t.Errorf("%+v", status.Rekey)
+		}
+		for i, longest := range []time.Duration{lockPatience, 0} {
+			began := time.Now()
+			if err := one.store.seal(t.Context(), key, []byte("newer")); err != nil || time.Since(began) > longest {
+				t.Errorf("write %d: %v after %v", i, err, time.Since(began))
+			}
+		}
+		time.Sleep(5 * time.Minute)
+		synctest.Wait()
+		if plain, err := one.store.unseal(t.Context(), key); err != nil || string(plain) != "newer" || one.status(t).Rekey != nil {
+			t.Errorf("%q, %v, %+v", plain, err, one.status(t).Rekey)
+		}
+	})
+}
+
 // TestRekeyIsStuck: a record that does not open keeps its data key, and the status says which it is.
 func TestRekeyIsStuck(t *testing.T) {
 	t.Parallel()

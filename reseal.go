@@ -1,6 +1,7 @@
 package caddyoauth
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -20,7 +21,7 @@ const (
 	// after which storages take a lock away from a holder that shows no sign of life: whoever was held up that long begins anew,
 	// or it might write over what somebody else has written meanwhile.
 	resealWindow = time.Second
-	resealLock   = 2 * time.Second // how long the lock of a record is waited for, to seal it anew
+	resealLock   = 2 * time.Second // how long the lock of a record is waited for, to seal it anew; file storage looks every second
 	maxStuck     = 10              // how many records that cannot be sealed anew are named
 	listRetries  = 3               // file storage fails to list a directory in which something is deleted meanwhile
 )
@@ -49,13 +50,10 @@ func (s *recordStore) seal(ctx context.Context, key string, plain []byte) error 
 	if err != nil {
 		return err
 	}
-	unlock := func() {}
 	if state.several() {
-		unlock, _ = s.lockRecord(ctx, key, lockPatience)
+		defer s.lockRecord(ctx, key, lockPatience).unlock()
 	}
-	err = put(ctx, s.storage, key, sealed)
-	unlock()
-	if err != nil {
+	if err := put(ctx, s.storage, key, sealed); err != nil {
 		return err
 	}
 	if _, err := s.keys.state(ctx, s.storage, s.keys.rekeyPause()*2/3); err != nil {
@@ -68,24 +66,54 @@ func (s *recordStore) seal(ctx context.Context, key string, plain []byte) error 
 // deleted might be written again.
 func (s *recordStore) remove(ctx context.Context, key string) error {
 	if state, err := s.keys.state(ctx, s.storage, s.keys.rekeyPause()/3); err != nil || state.several() {
-		unlock, _ := s.lockRecord(ctx, key, lockPatience)
-		defer unlock()
+		defer s.lockRecord(ctx, key, lockPatience).unlock()
 	}
 	return s.storage.Delete(ctx, key)
 }
 
-// lockRecord takes the lock under which what is stored under a key is written. held is false when it could not be had in time.
-func (s *recordStore) lockRecord(ctx context.Context, key string, patience time.Duration) (unlock func(), held bool) {
+// recordHold is the lock under which what is stored under a key is replaced, with what is stored there.
+type recordHold struct {
+	held   bool      // false: the lock could not be had in time
+	sealed []byte    // nil: nothing is stored
+	at     time.Time // when that was looked at
+	unlock func()
+}
+
+// lockRecord takes the lock of a record. Its name carries what is stored, for the same reason for which the name of a refresh's
+// lock carries the generation: a lock that a killed process left behind can be kept alive for ever by another one. Who holds the
+// lock of what is stored is the only one to replace it, so the names of any two who do are the same.
+func (s *recordStore) lockRecord(ctx context.Context, key string, patience time.Duration) recordHold {
 	lockCtx, cancel := context.WithTimeout(ctx, patience)
-	lock := recordLock(key)
-	if err := s.storage.Lock(lockCtx, lock); err != nil {
-		cancel()
-		return func() {}, false
+	none := recordHold{unlock: cancel}
+	for {
+		before, err := s.peek(lockCtx, key)
+		if err != nil {
+			return none
+		}
+		lock := recordLock(key, before)
+		if err := s.storage.Lock(lockCtx, lock); err != nil {
+			return none
+		}
+		unlock := func() { _ = s.storage.Unlock(context.WithoutCancel(ctx), lock) }
+		at := time.Now()
+		sealed, err := s.peek(lockCtx, key) // under the lock, the first thing is to load again
+		if err == nil && bytes.Equal(sealed, before) {
+			return recordHold{held: true, sealed: sealed, at: at, unlock: func() { unlock(); cancel() }}
+		}
+		unlock()
+		if err != nil {
+			return none
+		}
 	}
-	return func() {
-		defer cancel()
-		_ = s.storage.Unlock(context.WithoutCancel(ctx), lock)
-	}, true
+}
+
+// peek returns what is stored under a key; nil when nothing is.
+func (s *recordStore) peek(ctx context.Context, key string) ([]byte, error) {
+	sealed, err := s.storage.Load(ctx, key)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return sealed, err
 }
 
 // resealAll seals all that is stored with the primary key. It goes through the records in a random order, so that instances
@@ -105,28 +133,27 @@ func (s *recordStore) resealAll(ctx context.Context, ring *envelope.KeyRing) (*c
 
 // reseal seals one record with the primary key, and returns the key that it is sealed with afterwards.
 func (s *recordStore) reseal(ctx context.Context, key string, ring *envelope.KeyRing) (uint32, error) {
-	unlock, held := s.lockRecord(ctx, key, resealLock)
-	defer unlock()
-	if !held {
+	hold := s.lockRecord(ctx, key, resealLock)
+	defer hold.unlock()
+	switch {
+	case !hold.held:
 		return 0, errHeldUp
+	case hold.sealed == nil:
+		return 0, fs.ErrNotExist
 	}
-	began := time.Now()
-	sealed, err := s.storage.Load(ctx, key) // under the lock, the first thing is to load again
-	if err != nil {
-		return 0, err
-	}
-	id, err := envelope.KeyOf(sealed)
+	id, err := envelope.KeyOf(hold.sealed)
 	if err != nil || id == ring.Primary() {
 		return id, err
 	}
-	plain, err := ring.Open(sealed, []byte(key))
+	plain, err := ring.Open(hold.sealed, []byte(key))
 	if err != nil {
 		return id, err
 	}
-	if sealed, err = ring.Seal(plain, []byte(key)); err != nil {
+	sealed, err := ring.Seal(plain, []byte(key))
+	if err != nil {
 		return id, err
 	}
-	if time.Since(began) > resealWindow {
+	if time.Since(hold.at) > resealWindow {
 		return id, errHeldUp
 	}
 	return ring.Primary(), put(ctx, s.storage, key, sealed)

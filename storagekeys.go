@@ -65,8 +65,10 @@ func keysetLock(revision uint64) string {
 	return storageRoot + "-keyset-" + strconv.FormatUint(revision, 10)
 }
 
-// recordLock is the name of the lock under which what is stored under a key is written while records are sealed anew.
-func recordLock(key string) string { return storageRoot + "-" + keyPart("record lock", key) }
+// recordLock is the name of the lock under which what is stored under a key is replaced while records are sealed anew.
+func recordLock(key string, stored []byte) string {
+	return storageRoot + "-" + keyPart("record lock", key, string(stored))
+}
 
 // pendingDir is where the authorizations under way of a tenant are kept.
 func pendingDir(tenant string) string {

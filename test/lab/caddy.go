@@ -205,6 +205,9 @@ type ConnectionStatus struct {
 	} `json:"counters"`
 }
 
+// AdminURL is where a path of the admin endpoint is.
+func (c *Caddy) AdminURL(path string) string { return "http://" + c.admin + path }
+
 // Status asks the admin endpoint for the state of a connection.
 func (c *Caddy) Status(t testing.TB, connection string) ConnectionStatus {
 	t.Helper()
