@@ -30,6 +30,7 @@ type activeConnection struct {
 	call      *testCall // nil = there is none
 	client    *oauth.Client
 	engine    *engine
+	meter     *meter
 
 	certificate     *oauth.Certificate // of the client; nil = none
 	certificateEnds atomic.Int64       // unix seconds, as its file said last; 0 = not known
@@ -147,6 +148,7 @@ func (a *App) addConnection(name string, config *Connection) (*activeConnection,
 	active := &activeConnection{
 		name: name, key: key, injection: b.injection, allow: b.allow, rules: b.rules, config: digest,
 		subject: config.Subject, consent: b.consent, call: b.call, client: b.client, engine: a.engine, certificate: b.certificate,
+		meter: a.metrics.meter(name),
 		settings: connection.Settings{
 			Store: a.store, Client: b.client, Breaker: a.engine.breaker(b.endpoint), Tasks: a.tasks,
 			Observe: a.observe, Policy: b.policy, Grant: b.grant, Nonce: a.engine.nonce,

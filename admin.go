@@ -27,6 +27,9 @@ func (Admin) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "admin.api.oauth2_inject", New: func() caddy.Module { return new(Admin) }}
 }
 
+// Provision makes the metrics known to the endpoint's own configuration.
+func (Admin) Provision(ctx caddy.Context) error { return registerMetrics(ctx) }
+
 // Routes implements caddy.AdminRouter.
 func (a Admin) Routes() []caddy.AdminRoute {
 	return []caddy.AdminRoute{
@@ -146,5 +149,8 @@ func known(t time.Time) *time.Time {
 	return &t
 }
 
-// Interface guard.
-var _ caddy.AdminRouter = (*Admin)(nil)
+// Interface guards.
+var (
+	_ caddy.AdminRouter = (*Admin)(nil)
+	_ caddy.Provisioner = (*Admin)(nil)
+)

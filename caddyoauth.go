@@ -15,6 +15,7 @@
 //	clientauth.go  how the client proves who it is
 //	caddyfile*.go  the global option, the directive and the transport, one function per block
 //	handler.go     http.handlers.oauth2_inject: which connection, is there a token, hand it on
+//	plan.go        what the handler hands to the transport for one request
 //	transport.go   http.reverse_proxy.transport.oauth2_inject: set the token, check the host, replay after a 401
 //	injection.go   how a token travels: header, template, query parameter; defaults.go: what travels with it
 //	testcall.go    whose token it is: a request to the API that tells; address.go: URLs that are made of what is known
@@ -33,6 +34,7 @@
 //	keys.go        key-encryption keys; keyset.go: the data keyset, opened and followed; keystatus.go: what may be shown
 //	rekey.go       how a data key is replaced; reseal.go: everything that is written and deleted, sealed anew meanwhile
 //	observer.go    what happens to tokens, as log lines; events.go: as events of Caddy
+//	metrics.go     what Prometheus sees; storagemeter.go counts what storage fails at
 //	admin.go       the state of the connections on Caddy's admin endpoint
 //
 //	internal/connection  the life of a token set: HOW it is refreshed
@@ -50,6 +52,7 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -94,6 +97,8 @@ type App struct {
 	wake      func() // the loops of all live configurations
 	active    *activeSet
 	announcer *announcer
+	metrics   *metrics
+	ready     *atomic.Bool // Provision is through
 }
 
 // CaddyModule returns the Caddy module information.
@@ -113,9 +118,10 @@ func (a *App) Provision(ctx caddy.Context) error {
 	}
 	a.engine, a.wake = engine, engine.wake
 	a.loop = newRefreshLoop(a.scheduled)
-	a.announcer = newAnnouncer(engine)
+	a.ready = new(atomic.Bool)
+	a.announcer, a.metrics = newAnnouncer(engine), engine.metrics
 	a.engine.join(a)
-	if err := errors.Join(a.provisionStore(), a.provisionEvents()); err != nil {
+	if err := errors.Join(a.provisionStore(), a.provisionEvents(), registerMetrics(ctx)); err != nil {
 		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(a.Connections)) {
@@ -123,6 +129,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 			return err
 		}
 	}
+	a.ready.Store(true)
 	return nil
 }
 
@@ -161,7 +168,7 @@ func (a *App) provisionStore() error {
 	if a.RekeyPause != 0 && time.Duration(a.RekeyPause) < minRekeyPause {
 		return fmt.Errorf("rekey_pause: shorter than %v, in which not all instances may learn of a new key", minRekeyPause)
 	}
-	a.store = &recordStore{storage: storage, history: cmp.Or(a.HistoryLength, defaultHistory)}
+	a.store = &recordStore{storage: &meteredStorage{storage, a.metrics.storageErrors}, history: cmp.Or(a.HistoryLength, defaultHistory)}
 	a.store.keys = a.engine.keySource(keysID, func() *keySource {
 		keys := newKeySource(keks, generated, a.logger)
 		keys.storageID = identity

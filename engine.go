@@ -30,6 +30,8 @@ type engine struct {
 	nonce string // tells this process from others in intents and records
 	told  toldOnce
 
+	metrics *metrics
+
 	mu       sync.Mutex // guards the fields below; never held across I/O
 	sources  map[sourceKey]*connection.Source
 	breakers map[string]*connection.Breaker // by token endpoint
@@ -44,12 +46,15 @@ func acquireEngine() (*engine, error) {
 		if _, err := rand.Read(nonce); err != nil {
 			return nil, err
 		}
-		return &engine{
+		e := &engine{
 			nonce:    hex.EncodeToString(nonce),
 			sources:  make(map[sourceKey]*connection.Source),
 			breakers: make(map[string]*connection.Breaker),
 			keys:     make(map[string]*keySource),
-		}, nil
+		}
+		e.metrics = newMetrics(e)
+		running.Store(e)
+		return e, nil
 	})
 	if err != nil {
 		return nil, err
@@ -64,7 +69,10 @@ func releaseEngine() error {
 }
 
 // Destruct implements caddy.Destructor. Nothing runs in an engine on its own.
-func (e *engine) Destruct() error { return nil }
+func (e *engine) Destruct() error {
+	running.CompareAndSwap(e, nil)
+	return nil
+}
 
 // source returns the source under that key, made when there is none.
 func (e *engine) source(key sourceKey) *connection.Source {
@@ -184,6 +192,18 @@ func (e *engine) wake() {
 	for _, app := range e.apps {
 		app.loop.wake()
 	}
+}
+
+// newest returns the newest live configuration; nil when there is none.
+func (e *engine) newest() *App {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, app := range slices.Backward(e.apps) {
+		if app.ready.Load() && !app.tasks.Closed() {
+			return app
+		}
+	}
+	return nil
 }
 
 // join adds a configuration.

@@ -57,9 +57,10 @@ func (a *App) provisionEvents() error {
 	return nil
 }
 
-// announce has an event emitted, by the newest configuration once this one has ended: with its context over, handlers are not
+// announce counts an event and has it emitted, by the newest configuration once this one has ended: with its context over, handlers are not
 // run. It never waits.
-func (a *App) announce(s signal, data map[string]any) {
+func (a *App) announce(s signal, name string, data map[string]any) {
+	a.metrics.event(name, s)
 	speaker := a
 	if a.announcer.ended() {
 		if speaker = a.announcer.engine.speaker(); speaker == nil {
@@ -120,7 +121,7 @@ func (a *App) announceRest() {
 // keyRotated tells that another key seals the tokens. Of the key it tells the public id.
 func (a *App) keyRotated(keyID string) {
 	a.logger.Info(signalKeyRotated.text, zap.String("key", keyID))
-	a.announce(signalKeyRotated, map[string]any{"key": keyID})
+	a.announce(signalKeyRotated, "", map[string]any{"key": keyID})
 }
 
 // Warnings come so long before the end: a week for a token that nothing can refresh, but at most a tenth of its life; three days for
@@ -191,7 +192,7 @@ func (a *App) watchCertificate(active *activeConnection, now time.Time) {
 		return
 	}
 	a.logger.Warn(signalCertificate.text, zap.String("connection", active.name), zap.Time("not_after", ends), zap.Duration("left", left.Round(time.Minute)))
-	a.announce(signalCertificate, map[string]any{
+	a.announce(signalCertificate, active.name, map[string]any{
 		"connection": active.name, "not_after": ends.UTC().Format(time.RFC3339), "seconds_left": left.Seconds(),
 	})
 }

@@ -7,14 +7,11 @@ import (
 	"net/http"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
-
-	"github.com/caddyoauth/caddyoauth/internal/connection"
 )
 
 func init() {
@@ -162,6 +159,7 @@ func (h *Handler) hand(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 	p.guarded = true
 	*r = *r.WithContext(context.WithValue(r.Context(), planKey{}, p))
 	err := next.ServeHTTP(w, r)
+	p.count(outcomeUnused) // unless it was counted on its way
 	if !p.taken {
 		h.missed.Do(func() {
 			h.logger.Warn("no transport took the token, so it was not sent: no reverse_proxy with `transport oauth2_inject` answered the request",
@@ -183,6 +181,7 @@ func (h *Handler) wear(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 		p.err = err
 		return h.refuse(w, r, p)
 	}
+	p.countInjected()
 	watch := &statusWatch{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}}
 	err = next.ServeHTTP(watch, r)
 	if watch.status == http.StatusUnauthorized {
@@ -195,12 +194,16 @@ func (h *Handler) wear(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 // refuse ends the request without a token.
 func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, p *plan) error {
 	if cause := r.Context().Err(); cause != nil && errors.Is(p.err, cause) {
+		p.count(outcomeCanceled)
 		return p.err // the client is gone
 	}
 	if c := h.logger.Check(zap.DebugLevel, "no token for a request"); c != nil {
 		c.Write(zap.Error(p.err))
 	}
 	problem := problemOf(p.err)
+	if p.count(problem.code); p.conn == nil {
+		h.app.metrics.meter(otherLabel).request(problem.code)
+	}
 	if problem.Authorize = h.authorizeLink(r, p); problem.Authorize != "" {
 		problem.Provider = p.conn.consent.title
 		if h.redirects(r, p) {
@@ -294,80 +297,6 @@ type statusWatch struct {
 func (w *statusWatch) WriteHeader(status int) {
 	w.status = status
 	w.ResponseWriterWrapper.WriteHeader(status)
-}
-
-// planKey is the context key of a *plan.
-type planKey struct{}
-
-// plan is what the handler hands to the transport for one request.
-type plan struct {
-	conn   *activeConnection
-	source *connection.Source
-	token  *connection.Published
-	err    error
-
-	guarded  bool         // a transport sends the token, and checks where to
-	lacks    *unknownFact // a placeholder asked for it in vain, so that address, path or headers may be wrong
-	taken    bool         // a transport has seen the plan
-	replayed bool         // the one replay of this request is spent
-
-	out     http.Request // the first copy of the request that is sent, here to spare an allocation
-	outUsed bool         // further copies are made anew: net/http may hold on to the first
-}
-
-// copyOf returns a shallow copy of the request.
-func (p *plan) copyOf(req *http.Request) *http.Request {
-	out := &p.out
-	if p.outUsed {
-		out = new(http.Request)
-	}
-	p.outUsed = true
-	*out = *req
-	return out
-}
-
-// placeholder gives what may be shown of the request's token. There is no placeholder for the token itself.
-func (p *plan) placeholder(key string) (any, bool) {
-	name, found := strings.CutPrefix(key, "http.oauth2_inject.")
-	if !found {
-		return nil, false
-	}
-	switch name {
-	case "connection":
-		if p.conn == nil {
-			return "", true
-		}
-		return p.conn.name, true
-	case "subject":
-		if p.source == nil {
-			return "", true
-		}
-		return p.source.ID().Subject, true
-	case "status":
-		return p.status(), true
-	case "expires_at":
-		if p.token == nil {
-			return "", true
-		}
-		return p.token.ExpiresAt().UTC().Format(time.RFC3339), true
-	case "error":
-		if p.err == nil {
-			return "", true
-		}
-		return problemOf(p.err).code, true
-	}
-	return p.fact(name)
-}
-
-func (p *plan) status() string {
-	var unavailable *connection.Unavailable
-	switch {
-	case errors.As(p.err, &unavailable):
-		return string(unavailable.Status)
-	case p.err != nil || p.source == nil:
-		return "unknown"
-	}
-	return string(p.source.Snapshot().Status)
 }
 
 // Interface guards.

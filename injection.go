@@ -132,7 +132,9 @@ func (in *injection) put(out *http.Request, p *connection.Published, made *rendi
 		return nil
 	}
 	next, err := in.withQuery(out.URL, made, p)
-	out.URL = next
+	if err == nil { // else there may be another attempt
+		out.URL = next
+	}
 	return err
 }
 

@@ -96,8 +96,9 @@ func (a *App) observe(e connection.Event) {
 	if entry := a.logger.Check(said.level, said.text); entry != nil {
 		entry.Write(logFields(e)...)
 	}
+	a.metrics.observe(e, signals)
 	for _, one := range signals {
-		a.announce(one, eventData(e))
+		a.announce(one, e.ID.Connection, eventData(e))
 	}
 }
 

@@ -170,17 +170,19 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return t.incomplete(req, p, p.lacks), nil
 	}
 	if err := t.permits(req, p); err != nil {
+		p.count(problemHost.code)
 		t.logger.Error("the token was not sent", zap.String("connection", p.conn.name), zap.Error(err))
 		return t.answer(req, problemHost), nil
 	}
 	if p.err = p.conn.rules.permits(req); p.err != nil {
+		p.count(problemRequest.code)
 		tellRefused(t.logger, req, p)
 		return t.answer(req, problemRequest), nil
 	}
 	if !p.token.Usable(time.Now()) { // the request was held up on its way here, by a slow upload say
 		token, err := p.source.Token(req.Context(), p.conn.settings)
 		if err != nil {
-			return t.noToken(req, err)
+			return t.noToken(req, p, err)
 		}
 		p.token = token
 	}
@@ -205,6 +207,7 @@ func (t *Transport) send(req *http.Request, p *plan, body io.ReadCloser) (*http.
 	if err != nil {
 		return t.incomplete(req, p, err), nil
 	}
+	p.countInjected()
 	resp, err := t.HTTPTransport.RoundTrip(out)
 	if resp != nil {
 		resp.Request = req // the response must not lead anyone to the token
@@ -217,11 +220,13 @@ func (t *Transport) send(req *http.Request, p *plan, body io.ReadCloser) (*http.
 func (t *Transport) replay(req *http.Request, p *plan, refusal *http.Response, body *keptBody) (*http.Response, error) {
 	defer body.release()
 	if !body.replayable() {
+		p.conn.meter.replay(replayBodyLost)
 		p.source.Suspect(p.conn.settings, p.token)
 		return refusal, nil
 	}
 	next := p.source.Rejected(req.Context(), p.conn.settings, p.token)
 	if next == nil {
+		p.conn.meter.replay(replayNoNewToken)
 		return refusal, nil
 	}
 	// The first attempt must be over before its body can be sent again: net/http may still be reading it.
@@ -234,15 +239,28 @@ func (t *Transport) replay(req *http.Request, p *plan, refusal *http.Response, b
 	}
 	again, err := body.whole(req.Context())
 	if err != nil {
+		p.conn.meter.replay(replayBodyLost)
 		return refusal, nil
 	}
 	p.token = next
 	resp, err := t.send(req, p, again)
+	p.conn.meter.replay(replayResult(resp, err))
 	if err != nil {
 		t.logger.Warn("the replay after a 401 failed; answering with the 401", zap.String("connection", p.conn.name), zap.Error(err))
 		return refusal, nil
 	}
 	return resp, nil
+}
+
+// replayResult names what came of a replay.
+func replayResult(resp *http.Response, err error) string {
+	switch {
+	case err != nil:
+		return replayFailed
+	case resp.StatusCode == http.StatusUnauthorized:
+		return replayRefused
+	}
+	return replayHelped
 }
 
 // permits reports why the token must not go where the request is about to go. The host is the one that is dialled, never one
@@ -287,16 +305,19 @@ func (t *Transport) serverName(req *http.Request) string {
 }
 
 // noToken answers a request for which the handler had a token that has run out since.
-func (t *Transport) noToken(req *http.Request, err error) (*http.Response, error) {
+func (t *Transport) noToken(req *http.Request, p *plan, err error) (*http.Response, error) {
 	if cause := req.Context().Err(); cause != nil {
+		p.count(outcomeCanceled)
 		return nil, cause
 	}
+	p.count(problemOf(err).code)
 	return t.answer(req, problemOf(err)), nil
 }
 
 // incomplete answers a request that needs what the connection does not know. It is not sent: half of what an API wants may mean
 // something else to it.
 func (t *Transport) incomplete(req *http.Request, p *plan, err error) *http.Response {
+	p.count(problemIncomplete.code)
 	t.logger.Error("the request was not sent", zap.String("connection", p.conn.name), zap.Error(err))
 	return t.answer(req, problemIncomplete)
 }
