@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -201,6 +202,22 @@ func (s *site) reload() {
 	if err := caddy.Load(s.loaded, true); err != nil {
 		s.t.Fatalf("reload: %v", err)
 	}
+	eventually(s.t, "the end of the listener before the reload", func() bool { return listeners(s.addr) <= 1 })
+}
+
+// listeners counts the sockets that listen on an address's port, as far as the system tells. Caddy opens a new one for a reload and
+// closes the old one behind its back; a connection that the kernel gave to the old one meanwhile is reset.
+func listeners(addr string) (count int) {
+	_, port, _ := strings.Cut(addr, ":")
+	number, _ := strconv.Atoi(port)
+	table, _ := os.ReadFile("/proc/net/tcp") // proc(5): local address and port in hex; state 0A is LISTEN
+	for line := range strings.Lines(string(table)) {
+		fields := strings.Fields(line)
+		if len(fields) > 3 && fields[3] == "0A" && strings.HasSuffix(fields[1], fmt.Sprintf(":%04X", number)) {
+			count++
+		}
+	}
+	return count
 }
 
 // adaptError returns what is wrong with the Caddyfile.
