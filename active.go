@@ -29,6 +29,7 @@ type activeConnection struct {
 	consent   consent
 	call      *testCall // nil = there is none
 	client    *oauth.Client
+	discovery *discovery // nil where the endpoints are configured
 	engine    *engine
 	meter     *meter
 
@@ -144,9 +145,11 @@ func (a *App) addConnection(name string, config *Connection) (*activeConnection,
 	if err != nil {
 		return nil, err
 	}
+	a.share(b.discovery, name)
 	key := sourceKey{storage: a.storageID, id: b.id, fingerprint: b.fingerprint}
 	active := &activeConnection{
-		name: name, key: key, injection: b.injection, allow: b.allow, rules: b.rules, config: digest,
+		discovery: b.discovery,
+		name:      name, key: key, injection: b.injection, allow: b.allow, rules: b.rules, config: digest,
 		subject: config.Subject, consent: b.consent, call: b.call, client: b.client, engine: a.engine, certificate: b.certificate,
 		meter: a.metrics.meter(name),
 		settings: connection.Settings{

@@ -41,6 +41,8 @@ type pendingV1 struct {
 	Browser     string    `json:"browser"` // digest of the cookie
 	Verifier    string    `json:"verifier,omitempty"`
 	Nonce       string    `json:"nonce,omitempty"`
+	Issuer      string    `json:"issuer,omitempty"`           // who was asked, as far as it is known
+	IssuerNamed bool      `json:"issuer_announced,omitempty"` // the server said that it names itself on the way back
 	RedirectURI string    `json:"redirect_uri"`
 	ReturnTo    string    `json:"return_to,omitempty"`
 	ExpiresAt   time.Time `json:"expires_at"`
@@ -66,9 +68,16 @@ func (a *App) beginAuthorization(ctx context.Context, c *activeConnection, sourc
 		request.Nonce = oauth.RandomState()
 		p.Nonce = request.Nonce
 	}
-	url, err := c.client.AuthorizationURL(request)
+	client, server, err := c.client.At(ctx)
 	if err != nil {
 		return "", err
+	}
+	url, err := client.AuthorizationURL(request)
+	if err != nil {
+		return "", err
+	}
+	if p.Issuer = c.consent.issuer; server != nil { // kept, so that whoever finishes compares with who was asked, whatever they know of the server
+		p.Issuer, p.IssuerNamed = server.Issuer, server.AuthorizationResponseIssParameterSupported
 	}
 	id := source.ID()
 	p.Version, p.Tenant, p.Connection, p.Subject, p.Fingerprint = 1, id.Tenant, id.Connection, id.Subject, c.key.fingerprint
@@ -98,7 +107,7 @@ func (a *App) finishAuthorization(ctx context.Context, rawQuery string, who visi
 		return outcome{}, errPendingUnknown // the configuration has changed meanwhile
 	}
 	out := outcome{conn: c, returnTo: p.ReturnTo}
-	if err := c.believe(answer, rawQuery); err != nil {
+	if err := c.believe(answer, p, rawQuery); err != nil {
 		return out, err
 	}
 	if answer.Error != "" {
@@ -129,22 +138,22 @@ func (c *activeConnection) redeem(ctx context.Context, code secret.Text, p *pend
 	if err != nil {
 		return nil, err
 	}
-	return resp, checkIDToken(c, resp, p.Nonce)
+	return resp, checkIDToken(c, resp, p)
 }
 
 // believe checks that a way back comes from the authorization server that was asked, and is about what it was asked for.
-func (c *activeConnection) believe(answer *oauth.AuthorizationResponse, rawQuery string) error {
+func (c *activeConnection) believe(answer *oauth.AuthorizationResponse, asked *pendingV1, rawQuery string) error {
 	if c.consent.signed {
 		if err := c.client.CheckSignature(rawQuery); err != nil {
 			return err
 		}
 	}
-	for name, asked := range c.consent.confirms {
-		if answer.Error == "" && answer.Extra[name] != asked {
+	for name, want := range c.consent.confirms {
+		if answer.Error == "" && answer.Extra[name] != want {
 			return fmt.Errorf("%w: %s is not the one that was asked", errOtherAnswer, name)
 		}
 	}
-	return answer.CheckIssuer(c.consent.issuer, false)
+	return answer.CheckIssuer(asked.Issuer, asked.IssuerNamed)
 }
 
 // picked returns those parameters of the way back that are kept.
@@ -160,7 +169,7 @@ type deniedError struct{ code string }
 func (e *deniedError) Error() string { return "authorize: the provider answered " + e.code }
 
 // checkIDToken compares an ID token, if one came, with what was asked for (OpenID Connect Core section 3.1.3.7).
-func checkIDToken(c *activeConnection, resp *oauth.TokenResponse, nonce string) error {
+func checkIDToken(c *activeConnection, resp *oauth.TokenResponse, asked *pendingV1) error {
 	if resp.IDToken.IsZero() {
 		return nil
 	}
@@ -168,7 +177,7 @@ func checkIDToken(c *activeConnection, resp *oauth.TokenResponse, nonce string) 
 	if err != nil {
 		return err
 	}
-	return claims.Check(c.consent.issuer, c.consent.clientID, nonce, time.Now())
+	return claims.Check(asked.Issuer, c.consent.clientID, asked.Nonce, time.Now())
 }
 
 // putPending stores an authorization under way, after removing those that took too long.

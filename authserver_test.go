@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -35,6 +36,9 @@ type authServer struct {
 	issued    int64
 	lifetime  int // of access tokens, in seconds
 
+	metadata map[string]any // what it says of itself; nil = nothing
+	read     int            // how often that was read
+
 	// How it behaves.
 	says   url.Values // instead of a code, or with "code" overwritten
 	issuer string     // sent as iss
@@ -54,9 +58,40 @@ func newAuthServer(t *testing.T) *authServer {
 	mux.HandleFunc("GET /authorize", a.authorize)
 	mux.HandleFunc("POST /token", a.token)
 	mux.HandleFunc("POST /revoke", a.revoke)
+	mux.HandleFunc("GET /.well-known/openid-configuration", a.describe)
+	mux.HandleFunc("GET /common/v2.0/.well-known/openid-configuration", a.describe)
 	a.Server = httptest.NewServer(mux)
 	t.Cleanup(a.Close)
 	return a
+}
+
+// describe shows the server's metadata.
+func (a *authServer) describe(w http.ResponseWriter, r *http.Request) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.read++
+	if a.metadata == nil {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return
+	}
+	_ = json.NewEncoder(w).Encode(a.metadata)
+}
+
+// describes has the server show metadata, with more members than the necessary ones.
+func (a *authServer) describes(more map[string]any) {
+	a.change(func() {
+		a.metadata = map[string]any{
+			"issuer": a.URL, "token_endpoint": a.URL + "/token", "authorization_endpoint": a.URL + "/authorize", "revocation_endpoint": a.URL + "/revoke",
+		}
+		maps.Copy(a.metadata, more)
+	})
+}
+
+// reads returns how often the metadata were read.
+func (a *authServer) reads() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.read
 }
 
 // change changes how the server behaves.

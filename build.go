@@ -22,8 +22,9 @@ import (
 
 // resolver replaces global placeholders and collects what is wrong, so that one load names every fault.
 type resolver struct {
-	repl   *caddy.Replacer
-	faults []error
+	repl    *caddy.Replacer
+	faults  []error
+	trusted [][]byte // the certificate authorities that were read
 }
 
 // text returns raw with its placeholders replaced. The result must never go through a replacer again.
@@ -74,7 +75,8 @@ type built struct {
 	id          connection.ID
 	client      *oauth.Client
 	certificate *oauth.Certificate // nil = none
-	endpoint    string             // the token endpoint, to share its breaker
+	discovery   *discovery         // nil where the endpoints are configured
+	endpoint    string             // the token endpoint or its issuer, to share its breaker
 	policy      connection.Policy
 	grant       string   // as connection.Settings has it
 	warnings    []string // what the operator should know about the grant
@@ -112,16 +114,20 @@ func (c *Connection) build(name string) (*built, error) {
 	c.amend(r, preset)
 	conf := c.wire(r, preset)
 	out := &built{
-		id:       connection.ID{Tenant: r.text("tenant", c.Tenant), Connection: name},
-		endpoint: conf.TokenEndpoint,
-		policy:   c.policy(r, preset),
-		grant:    c.grant(r, conf),
+		id:        connection.ID{Tenant: r.text("tenant", c.Tenant), Connection: name},
+		discovery: c.buildDiscovery(r, &conf, preset),
+		endpoint:  cmp.Or(conf.TokenEndpoint, conf.Issuer),
+		policy:    c.policy(r, preset),
+		grant:     c.grant(r, conf),
 	}
 	out.warnings = c.buildGrant(r, &conf, name)
 	conf.Scopes = c.scopes(r, preset, out.grant)
 	keep := c.buildKeeping(r, preset)
 	out.injection = c.buildInjection(r, preset, keep)
 	out.call = c.buildTestCall(r, c.testCall(preset), out.injection)
+	if out.call != nil && out.call.userinfo && out.discovery == nil {
+		out.call = nil
+	}
 	out.allow = c.buildAllowList(r, preset)
 	out.rules = c.buildRules(r)
 	out.consent = c.buildConsent(r, preset, conf)
@@ -138,15 +144,25 @@ func (c *Connection) build(name string) (*built, error) {
 	out.fingerprint = out.digest(conf.Scopes)
 	client, err := oauth.NewClient(conf)
 	if err == nil && out.grant == oauth.GrantRefreshToken {
-		_, err = client.AuthorizationURL(oauth.AuthorizationRequest{ // as a trial: wrong parameters are the operator's to see, not a visitor's
-			RedirectURI: "https://localhost/", State: oauth.RandomState(), Params: out.consent.authParams,
-		})
+		err = out.consent.try(conf)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("connection %q: %w", name, err)
 	}
 	out.client = client
 	return out, nil
+}
+
+// try makes an authorization request that goes nowhere: wrong parameters are the operator's to see, not a visitor's.
+func (c *consent) try(conf oauth.Config) error {
+	if conf.Discovery = nil; conf.AuthorizationEndpoint == "" {
+		conf.AuthorizationEndpoint = "https://idp.invalid/" // not known yet
+	}
+	client, err := oauth.NewClient(conf)
+	if err == nil {
+		_, err = client.AuthorizationURL(oauth.AuthorizationRequest{RedirectURI: "https://localhost/", State: oauth.RandomState(), Params: c.authParams})
+	}
+	return err
 }
 
 // wire settles what goes over the wire to the authorization server. Of the preset it takes what is not said.
@@ -161,9 +177,6 @@ func (c *Connection) wire(r *resolver, preset *provider.Provider) oauth.Config {
 		Audience:              r.text("audience", c.Audience),
 		Params:                r.params("token_param", c.TokenParams),
 		UserAgent:             userAgent,
-	}
-	if c.TokenEndpoint == "" && preset.TokenEndpoint == "" && c.Provider == nil { // a preset says itself why it has none
-		r.fault("token_endpoint", errors.New("is required"))
 	}
 	shapeFor(&conf, preset)
 	c.buildAuthentication(r, &conf, preset)
@@ -226,7 +239,7 @@ func (c *Connection) buildConsent(r *resolver, preset *provider.Provider, conf o
 		authParams: overridden(preset.AuthParams, r.params("auth_param", c.AuthParams)),
 		pkce:       preset.PKCE != provider.PKCEOmit,
 		openID:     slices.Contains(conf.Scopes, "openid"),
-		revocable:  conf.RevocationEndpoint != "" && preset.Revocation.Automatic(),
+		revocable:  conf.Discovery != nil || conf.RevocationEndpoint != "" && preset.Revocation.Automatic(),
 
 		revokeAccess: revokesAccessToken(preset.Revocation),
 
@@ -300,7 +313,11 @@ func isLoopback(host string) bool {
 func fingerprint(conf oauth.Config, grant string) string {
 	scopes := slices.Sorted(slices.Values(conf.Scopes))
 	resources := slices.Sorted(slices.Values(conf.Resources))
-	parts := []any{conf.TokenEndpoint, conf.ClientID, grant, scopes, conf.Audience, resources, conf.Params}
+	server := conf.TokenEndpoint
+	if server == "" { // not what discovery says today: tokens outlive a move of their server
+		server = "issuer " + conf.Issuer
+	}
+	parts := []any{server, conf.ClientID, grant, scopes, conf.Audience, resources, conf.Params}
 	if conf.Username != "" {
 		parts = append(parts, conf.Username)
 	}

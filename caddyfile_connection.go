@@ -1,6 +1,7 @@
 package caddyoauth
 
 import (
+	"cmp"
 	"maps"
 	"reflect"
 	"slices"
@@ -101,8 +102,8 @@ func (o *options) finish(named caddyfile.Token, name string) error {
 	switch {
 	case strings.ContainsAny(name, "{}"):
 		return at(named).Errf("a connection's name cannot hold placeholders: %q", name)
-	case c.TokenEndpoint == "" && c.Provider == nil:
-		return at(named).Errf("connection %q: token_endpoint is required", name)
+	case c.TokenEndpoint == "" && c.Issuer == "" && c.Provider == nil:
+		return at(named).Errf("connection %q: token_endpoint is required, or issuer, which says where to find it", name)
 	case c.ClientID == "":
 		return at(named).Errf("connection %q: client_id is required", name)
 	case c.Query != "" && c.Header != nil:
@@ -111,9 +112,13 @@ func (o *options) finish(named caddyfile.Token, name string) error {
 	if err := c.checkDefaults(o.seen); err != nil {
 		return err
 	}
-	for option, url := range map[string]string{
+	urls := map[string]string{
 		"token_endpoint": c.TokenEndpoint, "authorization_endpoint": c.AuthorizationEndpoint, "revocation_endpoint": c.RevocationEndpoint,
-	} {
+	}
+	if c.TokenEndpoint == "" { // else it is only compared
+		urls["issuer"] = c.Issuer
+	}
+	for option, url := range urls {
 		if url == "" || strings.Contains(url, "{") {
 			continue
 		}
@@ -146,7 +151,7 @@ func checkHosts(token caddyfile.Token, hosts []string) error {
 // digest gives an unnamed inline connection a name that stays the same as long as its tokens are.
 func (o *options) digest() string {
 	c := o.connection
-	digest, err := digestOf([]any{c.Provider, c.TokenEndpoint, c.ClientID, c.Grant, c.Scopes, c.Audience, c.Resource, c.TokenParams, c.Tenant})
+	digest, err := digestOf([]any{c.Provider, cmp.Or(c.TokenEndpoint, c.Issuer), c.ClientID, c.Grant, c.Scopes, c.Audience, c.Resource, c.TokenParams, c.Tenant})
 	if err != nil {
 		panic(err) // strings always encode
 	}

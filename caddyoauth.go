@@ -12,7 +12,7 @@
 //	policy.go      how early, how often and how long, as a connection says
 //	grants.go      what a grant needs, and warns of
 //	preset.go      what a provider's preset fills in; quirks.go: what a connection says of its server instead
-//	clientauth.go  how the client proves who it is
+//	clientauth.go  how the client proves who it is; discovery.go: where its server's endpoints are
 //	caddyfile*.go  the global option, the directive and the transport, one function per block
 //	handler.go     http.handlers.oauth2_inject: which connection, is there a token, hand it on
 //	plan.go        what the handler hands to the transport for one request

@@ -53,6 +53,7 @@ func (c *Connection) defaultMethod(preset *provider.Provider) oauth.Method {
 func (r *resolver) authorities(pool *x509.CertPool, files []string) *x509.CertPool {
 	for _, file := range r.texts("tls ca", files) {
 		pem, err := os.ReadFile(file)
+		r.trusted = append(r.trusted, pem)
 		if err != nil {
 			r.fault("tls ca", err)
 		} else if !pool.AppendCertsFromPEM(pem) {

@@ -12,13 +12,16 @@ type Connection struct {
 	// Provider is a preset that fills in what is not said here: endpoints, client authentication, scopes, how the token is sent
 	// and to which hosts. What is said here always wins.
 	Provider *ProviderPreset `json:"provider,omitempty"`
-	// TokenEndpoint is the URL that tokens are requested from. It must be https, or http to a loopback address.
+	// TokenEndpoint is the URL that tokens are requested from. It must be https, or http to a loopback address. Default: the one that
+	// the Issuer's metadata name.
 	TokenEndpoint string `json:"token_endpoint,omitempty"`
 	// AuthorizationEndpoint is where people are sent to give their consent. Same rules as TokenEndpoint.
 	AuthorizationEndpoint string `json:"authorization_endpoint,omitempty"`
 	// RevocationEndpoint is told when a connection is ended (RFC 7009). Same rules as TokenEndpoint.
 	RevocationEndpoint string `json:"revocation_endpoint,omitempty"`
-	// Issuer is compared with the parameter `iss` of an authorization response (RFC 9207) and with ID tokens. Default: not compared.
+	// Issuer identifies the authorization server. Endpoints that are not said are found in its metadata (OpenID Connect Discovery,
+	// RFC 8414) when they are first needed. It is compared with the parameter `iss` of an authorization response (RFC 9207) and with
+	// ID tokens. Default: not compared.
 	Issuer string `json:"issuer,omitempty"`
 	// InsecureHTTP allows a TokenEndpoint with plain http on any address. Default: false.
 	InsecureHTTP bool `json:"insecure_http,omitempty"`

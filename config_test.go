@@ -33,6 +33,7 @@ func TestPlaceholdersAreResolvedAtLoad(t *testing.T) {
 		set   func(c *Connection, value string)
 	}{
 		"token_endpoint":     {"https://idp.example/token", func(c *Connection, v string) { c.TokenEndpoint = v }},
+		"issuer":             {"https://idp.example", func(c *Connection, v string) { c.TokenEndpoint, c.Issuer = "", v }},
 		"client_id":          {"caddy", func(c *Connection, v string) { c.ClientID = v }},
 		"client_secret":      {"hidden", func(c *Connection, v string) { c.ClientSecret = v }},
 		"client_certificate": {"client.pem", func(c *Connection, v string) { c.ClientCertificate = &ClientCertificate{Certificate: v, Key: v} }},
@@ -92,28 +93,30 @@ func TestBuildNamesEveryFault(t *testing.T) {
 func TestBuildRefuses(t *testing.T) {
 	t.Parallel()
 	for want, change := range map[string]func(*Connection){
-		"token_endpoint: is required":     func(c *Connection) { c.TokenEndpoint = "" },
-		"client_id":                       func(c *Connection) { c.ClientID = "" },
-		"must be an https:// URL":         func(c *Connection) { c.TokenEndpoint = "ftp://idp.example/token" },
-		"must be a URL with a host":       func(c *Connection) { c.TokenEndpoint = "https://user:hidden@idp.example/" },
-		"is not a URL":                    func(c *Connection) { c.TokenEndpoint = "https://idp.example:hidden/" },
-		"in the clear":                    func(c *Connection) { c.TokenEndpoint = "http://localhost.example/" },
-		"unknown client authentication":   func(c *Connection) { c.ClientAuth = "jwt" },
-		"set client_key":                  func(c *Connection) { c.ClientAuth = "private_key_jwt" },
-		"unknown algorithm":               func(c *Connection) { c.ClientKey = &ClientKey{File: "a", Algorithm: "none"} },
-		"secret":                          func(c *Connection) { c.ClientAuth = "client_secret_post" },
-		"certificate":                     func(c *Connection) { c.ClientAuth = "tls_client_auth" },
-		"grant":                           func(c *Connection) { c.Grant = "authorization_code" },
-		"username: is required":           func(c *Connection) { c.Grant, c.Password = "password", "hidden" },
-		"password: is required":           func(c *Connection) { c.Grant, c.Username = "password", "jane" },
-		"username: is for the grant":      func(c *Connection) { c.Username = "jane" },
-		"subject: the grant password":     func(c *Connection) { c.Grant, c.Username, c.Password, c.Subject = "password", "a", "hidden", "x" },
-		"header: Host belongs":            func(c *Connection) { c.Header = &HeaderInjection{Name: "Host"} },
-		"header: the template needs":      func(c *Connection) { c.Header = &HeaderInjection{Template: "Bearer"} },
-		"header: \"X Y\" is not a header": func(c *Connection) { c.Header = &HeaderInjection{Name: "X Y"} },
-		"allow_hosts: \"a b\": is not":    func(c *Connection) { c.AllowHosts = []string{"a b"} },
-		"give header or query, not both":  func(c *Connection) { c.Query, c.Header = "q", &HeaderInjection{Name: "X"} },
-		"token parameter":                 func(c *Connection) { c.TokenParams = map[string]string{"grant_type": "password"} },
+		"token_endpoint: is required":      func(c *Connection) { c.TokenEndpoint = "" },
+		"client_id":                        func(c *Connection) { c.ClientID = "" },
+		"issuer: http:// to idp.internal":  func(c *Connection) { c.TokenEndpoint, c.Issuer = "", "http://idp.internal" },
+		"issuer: issuer must have no user": func(c *Connection) { c.TokenEndpoint, c.Issuer = "", "https://idp.example/?hidden" },
+		"must be an https:// URL":          func(c *Connection) { c.TokenEndpoint = "ftp://idp.example/token" },
+		"must be a URL with a host":        func(c *Connection) { c.TokenEndpoint = "https://user:hidden@idp.example/" },
+		"is not a URL":                     func(c *Connection) { c.TokenEndpoint = "https://idp.example:hidden/" },
+		"in the clear":                     func(c *Connection) { c.TokenEndpoint = "http://localhost.example/" },
+		"unknown client authentication":    func(c *Connection) { c.ClientAuth = "jwt" },
+		"set client_key":                   func(c *Connection) { c.ClientAuth = "private_key_jwt" },
+		"unknown algorithm":                func(c *Connection) { c.ClientKey = &ClientKey{File: "a", Algorithm: "none"} },
+		"secret":                           func(c *Connection) { c.ClientAuth = "client_secret_post" },
+		"certificate":                      func(c *Connection) { c.ClientAuth = "tls_client_auth" },
+		"grant":                            func(c *Connection) { c.Grant = "authorization_code" },
+		"username: is required":            func(c *Connection) { c.Grant, c.Password = "password", "hidden" },
+		"password: is required":            func(c *Connection) { c.Grant, c.Username = "password", "jane" },
+		"username: is for the grant":       func(c *Connection) { c.Username = "jane" },
+		"subject: the grant password":      func(c *Connection) { c.Grant, c.Username, c.Password, c.Subject = "password", "a", "hidden", "x" },
+		"header: Host belongs":             func(c *Connection) { c.Header = &HeaderInjection{Name: "Host"} },
+		"header: the template needs":       func(c *Connection) { c.Header = &HeaderInjection{Template: "Bearer"} },
+		"header: \"X Y\" is not a header":  func(c *Connection) { c.Header = &HeaderInjection{Name: "X Y"} },
+		"allow_hosts: \"a b\": is not":     func(c *Connection) { c.AllowHosts = []string{"a b"} },
+		"give header or query, not both":   func(c *Connection) { c.Query, c.Header = "q", &HeaderInjection{Name: "X"} },
+		"token parameter":                  func(c *Connection) { c.TokenParams = map[string]string{"grant_type": "password"} },
 	} {
 		conn := baseConnection()
 		change(conn)
@@ -169,13 +172,28 @@ func TestFingerprint(t *testing.T) {
 			t.Errorf("another %s gives another fingerprint", name)
 		}
 	}
+	found := func(issuer string) string {
+		return fingerprintOf(func(c *Connection) { c.TokenEndpoint, c.Issuer = "", issuer })
+	}
+	compared := fingerprintOf(func(c *Connection) { c.Issuer = "https://idp.example" })
+	if found("https://idp.example") != found("https://idp.example") || compared != base {
+		t.Error("the same issuer gives another fingerprint, or one that is only compared does")
+	}
 	account := func(user, password string) string {
 		return fingerprintOf(func(c *Connection) { c.Grant, c.Username, c.Password = "password", user, password })
 	}
 	if account("jane", "a") != account("jane", "b") {
 		t.Error("another password gives another fingerprint")
 	}
-	seen := map[string]string{base: "base", account("jane", "a"): "jane", account("joe", "a"): "joe"}
+	seen := map[string]string{base: "base"}
+	for name, got := range map[string]string{
+		"jane": account("jane", "a"), "joe": account("joe", "a"), "issuer": found("https://idp.example"), "another issuer": found("https://idp.example/token"),
+	} {
+		if other, same := seen[got]; same {
+			t.Errorf("%s and %s have the same fingerprint", name, other)
+		}
+		seen[got] = name
+	}
 	for name, change := range map[string]func(*Connection){
 		"endpoint": func(c *Connection) { c.TokenEndpoint += "2" }, "client": func(c *Connection) { c.ClientID = "other" },
 		"scope": func(c *Connection) { c.Scopes = []string{"a"} }, "joined": func(c *Connection) { c.Scopes = []string{"a b"} },
@@ -297,13 +315,17 @@ func TestValidateTouchesNothing(t *testing.T) {
 		for _, encryption := range []string{"", "encryption passphrase {env.TEST_CONFIG_PASSPHRASE}"} {
 			t.Setenv("TEST_CONFIG_PASSPHRASE", "correct horse battery")
 			err := validate(mustAdapt(t, fmt.Sprintf(`{
-	storage file_system %s
+	storage file_system %[1]s
 	oauth2_inject {
-		%s
+		%[2]s
 		connection api {
-			token_endpoint %s
+			token_endpoint %[3]s
 			client_id caddy
 			client_secret hidden
+		}
+		connection found {
+			issuer %[3]s
+			client_id caddy
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddyoauth/caddyoauth/internal/connection"
+	"github.com/caddyoauth/caddyoauth/internal/oauth"
 )
 
 // engines holds the one engine of this process. The usage pool counts the configurations that use it: a new configuration
@@ -36,6 +37,7 @@ type engine struct {
 	sources  map[sourceKey]*connection.Source
 	breakers map[string]*connection.Breaker // by token endpoint
 	keys     map[string]*keySource          // by storage and keys
+	metadata map[string]*oauth.Metadata     // by what they depend on
 	apps     []*App                         // live configurations, oldest first
 }
 
@@ -51,6 +53,7 @@ func acquireEngine() (*engine, error) {
 			sources:  make(map[sourceKey]*connection.Source),
 			breakers: make(map[string]*connection.Breaker),
 			keys:     make(map[string]*keySource),
+			metadata: make(map[string]*oauth.Metadata),
 		}
 		e.metrics = newMetrics(e)
 		running.Store(e)
@@ -164,6 +167,18 @@ func (e *engine) breaker(endpoint string) *connection.Breaker {
 	return breaker
 }
 
+// sharedMetadata returns the metadata under that key; fresh becomes theirs when there are none.
+func (e *engine) sharedMetadata(key string, fresh *oauth.Metadata) *oauth.Metadata {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	known, ok := e.metadata[key]
+	if !ok {
+		known = fresh
+		e.metadata[key] = known
+	}
+	return known
+}
+
 // keySource returns the key source under that name if its keyset is open, or the one that create makes: keys that did not
 // open may have been corrected since, behind the same placeholder. A new one may go on with what another one of the same storage
 // has opened, as long as its own keys cannot be asked.
@@ -221,6 +236,11 @@ func (e *engine) leave(app *App) {
 	for key := range e.sources {
 		if !slices.ContainsFunc(e.apps, func(other *App) bool { return other.settingsOf(key) != nil }) {
 			delete(e.sources, key)
+		}
+	}
+	for key := range e.metadata {
+		if !slices.ContainsFunc(e.apps, func(other *App) bool { return other.discovers(key) }) {
+			delete(e.metadata, key)
 		}
 	}
 }

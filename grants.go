@@ -18,7 +18,7 @@ var grants = []string{oauth.GrantClientCredentials, oauth.GrantAuthorizationCode
 // grant settles the grant: what the connection says, else whether there is a place to send people to.
 func (c *Connection) grant(r *resolver, conf oauth.Config) string {
 	switch {
-	case c.Grant == "" && conf.AuthorizationEndpoint == "":
+	case c.Grant == "" && !c.forPeople(conf):
 		return oauth.GrantClientCredentials
 	case c.Grant == "":
 		return oauth.GrantRefreshToken
@@ -26,12 +26,18 @@ func (c *Connection) grant(r *resolver, conf oauth.Config) string {
 		r.fault("grant", fmt.Errorf("%q is not supported; use %s", c.Grant, strings.Join(grants, ", ")))
 		return ""
 	case c.Grant == oauth.GrantAuthorizationCode:
-		if conf.AuthorizationEndpoint == "" {
+		if conf.AuthorizationEndpoint == "" && conf.Discovery == nil {
 			r.fault("authorization_endpoint", errors.New("is required for the grant authorization_code"))
 		}
 		return oauth.GrantRefreshToken
 	}
 	return c.Grant
+}
+
+// forPeople reports whether a connection that does not say its grant is one that people authorize: there is a place to send them to, or
+// there will be one and they are expected.
+func (c *Connection) forPeople(conf oauth.Config) bool {
+	return conf.AuthorizationEndpoint != "" || conf.Discovery != nil && (c.Provider != nil || c.Subject != "")
 }
 
 // checkGrant returns an option that does not go with the grant, as far as it can be told before placeholders are resolved.

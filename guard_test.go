@@ -206,7 +206,7 @@ var revealSites = map[string]int{
 	// On the way to the token endpoint and the revocation endpoint.
 	"internal/oauth/client.go Client.Refresh":            1,
 	"internal/oauth/authorize.go Client.ExchangeCode":    2,
-	"internal/oauth/password.go Client.Password":         1,
+	"internal/oauth/password.go Client.sendPassword":     1,
 	"internal/oauth/clientauth.go Client.identify":       2,
 	"internal/oauth/assertion.go Client.assertionSigner": 1, // client_secret_jwt signs with it
 	"internal/oauth/clientauth.go Config.basic":          3,

@@ -2,7 +2,6 @@ package caddyoauth
 
 import (
 	"cmp"
-	"errors"
 	"maps"
 	"net/url"
 	"slices"
@@ -18,15 +17,11 @@ func (c *Connection) preset(r *resolver) *provider.Provider {
 		return new(provider.Provider)
 	}
 	preset, err := provider.Resolve(c.Provider.Name, r.params("provider", c.Provider.Params))
-	switch {
-	case err != nil:
+	if err != nil {
 		r.fault("provider", err)
-	case preset.TokenEndpoint == "" && c.TokenEndpoint == "":
-		r.fault("provider", errors.New("its endpoints come from discovery, which is not supported yet; give token_endpoint and authorization_endpoint"))
-	default:
-		return preset
+		return new(provider.Provider)
 	}
-	return new(provider.Provider)
+	return preset
 }
 
 // confirms returns those fields of the way back that repeat a parameter, with the parameter's value: whoever answers for another

@@ -22,7 +22,6 @@ var unreadFacts = map[string]string{
 	"AsOf": "provenance, for the documentation", "Sources": "provenance, for the documentation",
 	"Recalled": "provenance, for the documentation", "Notes": "for the documentation",
 
-	"Issuer":                  "an answer's `iss` is compared with the option issuer alone: most issuers of the table are recalled, and nothing may be refused on those",
 	"AccessLifetime":          "for the documentation and the simulator; an answer's own word counts",
 	"ExpiresIn":               "for the documentation and the simulator; an answer's own word counts",
 	"RefreshAnswersAtTheRoot": "for the simulator; a refresh finds the token at the root whatever the table says",
@@ -106,6 +105,7 @@ var overrides = map[string]struct {
 }{
 	"Name": {reason: "it is what chooses the row"}, "Title": {reason: "it names the provider for people and decides nothing"},
 	"Params": {reason: "their values are given with the preset, and a URL that they cannot make is given whole"},
+	"Issuer": {"oidc", func(c *Connection) { c.Issuer = "https://own.example" }, func(e effect) any { return e.consent.issuer }, "https://own.example", ""},
 	"AuthorizationEndpoint": {"google", func(c *Connection) { c.AuthorizationEndpoint = "https://idp.example/a" },
 		func(e effect) any { return e.conf.AuthorizationEndpoint }, "https://idp.example/a", ""},
 	"TokenEndpoint": {"google", func(c *Connection) { c.TokenEndpoint = "https://idp.example/t" },

@@ -11,8 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-
 	"github.com/caddyoauth/caddyoauth"
 	"github.com/caddyoauth/caddyoauth/internal/connection"
 	"github.com/caddyoauth/caddyoauth/internal/provider"
@@ -21,11 +19,6 @@ import (
 
 // The tests here take every preset, unchanged, through the life of a connection: a real Caddy, the provider's own URLs over TLS, and at
 // the other end a simulator that refuses whatever is not as that provider has documented it.
-
-// refusedProviders cannot be used by people yet, and why. The list must be exact: who joins the others leaves it.
-var refusedProviders = map[string]string{
-	"oidc": "its endpoints come from discovery",
-}
 
 // wantedScopes are those of providers whose preset has no default, and of some that have sets.
 var wantedScopes = map[string][]string{
@@ -238,11 +231,8 @@ func (j *journey) ended() {
 func TestProviders(t *testing.T) {
 	rounds := []map[string]providersim.Options{{}, {}}
 	for _, name := range provider.Names() {
-		if _, refused := refusedProviders[name]; refused {
-			continue
-		}
 		round := 0
-		if name == "slack_user" || name == "stripe_apps" {
+		if name == "slack_user" || name == "stripe_apps" || name == "oidc" {
 			round = 1 // at the hosts of another one
 		}
 		rounds[round][name] = wants(name)
@@ -285,31 +275,11 @@ func TestEndlessTokens(t *testing.T) {
 	all := make(map[string]providersim.Options)
 	for _, name := range provider.Names() {
 		row, _ := provider.Lookup(name)
-		if _, refused := refusedProviders[name]; !refused && row.NoExpiryMeansUnlimited && name != "slack_user" {
+		if row.NoExpiryMeansUnlimited && name != "slack_user" {
 			options := wants(name)
 			options.Endless, options.Lifetime = true, 24*time.Hour
 			all[name] = options
 		}
 	}
 	atOnce(t, simulate(t, all, nil), (*journey).endless)
-}
-
-// TestRefusedProviders: each says why it cannot be used; one that can be belongs with the others.
-func TestRefusedProviders(t *testing.T) {
-	for _, name := range slices.Sorted(maps.Keys(refusedProviders)) {
-		s := &site{t: t, idp: newIDP(t), addr: freeAddress(t), dir: t.TempDir()}
-		err := caddy.Validate(parsed(t, adapt(t, s.config(setup{connections: presetConnection(name, wants(name), ""), site: "respond 200"}))))
-		if err == nil || !strings.Contains(err.Error(), refusedProviders[name]) {
-			t.Errorf("%s: got %v, want %q", name, err, refusedProviders[name])
-		}
-	}
-}
-
-func parsed(t *testing.T, text []byte) *caddy.Config {
-	t.Helper()
-	config := new(caddy.Config)
-	if err := caddy.StrictUnmarshalJSON(text, config); err != nil {
-		t.Fatal(err)
-	}
-	return config
 }

@@ -59,18 +59,20 @@ var ErrNoTestCall = errors.New("the connection has no test call; describe one wi
 
 // testCall is a TestCall, resolved.
 type testCall struct {
-	method  string
-	url     address
-	headers []named
-	body    string
-	id      []string
-	label   []string
-	keep    map[string]string
-	scopes  []string
-	roots   *x509.CertPool // nil = the system's
+	method   string
+	url      address
+	userinfo bool // instead of url: the endpoint that the metadata name (OpenID Connect Core section 5.3)
+	headers  []named
+	body     string
+	id       []string
+	label    []string
+	keep     map[string]string
+	scopes   []string
+	roots    *x509.CertPool // nil = the system's
 }
 
-// testCall returns the test call as the user or the preset has it; nil when there is none.
+// testCall returns the test call as the user or the preset has it; nil when there is none. A preset's without a URL goes to the
+// userinfo endpoint, where that is discovered.
 func (c *Connection) testCall(preset *provider.Provider) *TestCall {
 	if c.TestCall != nil {
 		if c.TestCall.Off {
@@ -79,7 +81,7 @@ func (c *Connection) testCall(preset *provider.Provider) *TestCall {
 		return c.TestCall
 	}
 	call := preset.TestCall
-	if call.URL == "" {
+	if call.URL == "" && len(call.IDPath) == 0 {
 		return nil
 	}
 	return &TestCall{
@@ -94,8 +96,11 @@ func (c *Connection) buildTestCall(r *resolver, call *TestCall, in *injection) *
 		return nil
 	}
 	out := &testCall{
-		method: strings.ToUpper(call.Method), url: r.address("test_call", call.URL), body: call.Body,
+		method: strings.ToUpper(call.Method), body: call.Body,
 		id: call.ID, label: call.Label, keep: call.Keep, scopes: r.texts("test_call scopes", call.Scopes), roots: c.callRoots(r),
+	}
+	if out.userinfo = call.URL == "" && c.TestCall == nil; !out.userinfo {
+		out.url = r.address("test_call", call.URL)
 	}
 	if out.method == "" {
 		out.method = http.MethodGet
@@ -197,7 +202,7 @@ func (c *activeConnection) probe(ctx context.Context, p *connection.Published) (
 // request builds the call. Headers that the call itself is to find out are left out.
 func (t *testCall) request(ctx context.Context, c *activeConnection, p *connection.Published) (*http.Request, error) {
 	made := *c.injection.rendition(p)
-	target, err := t.url.fill(made.known)
+	target, err := t.target(ctx, c, made.known)
 	if err != nil {
 		return nil, err
 	}
@@ -224,6 +229,21 @@ func (t *testCall) request(ctx context.Context, c *activeConnection, p *connecti
 	made.headers = slices.DeleteFunc(slices.Clone(made.headers), func(one worded) bool { return one.err != nil })
 	made.params = slices.DeleteFunc(slices.Clone(made.params), func(one worded) bool { return one.err != nil })
 	return req, c.injection.put(req, p, &made)
+}
+
+// target returns the URL of the call.
+func (t *testCall) target(ctx context.Context, c *activeConnection, known facts) (string, error) {
+	if !t.userinfo {
+		return t.url.fill(known)
+	}
+	_, server, err := c.client.At(ctx)
+	if err == nil && (server == nil || server.UserinfoEndpoint == "") {
+		err = errors.New("its authorization server names no userinfo endpoint")
+	}
+	if err != nil {
+		return "", err
+	}
+	return server.UserinfoEndpoint, nil
 }
 
 // blame says what is at fault.

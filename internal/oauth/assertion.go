@@ -71,7 +71,7 @@ func (c *Config) assertionAudience() string {
 	switch {
 	case c.AssertionAudience != "":
 		return c.AssertionAudience
-	case c.Issuer != "":
+	case c.Issuer != "" && !strings.Contains(c.Issuer, tenantMark):
 		return c.Issuer
 	}
 	return c.TokenEndpoint

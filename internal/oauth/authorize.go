@@ -184,6 +184,10 @@ func (c *Client) ExchangeCode(ctx context.Context, e CodeExchange) (*TokenRespon
 	if e.Code.IsZero() {
 		return nil, newError(Unrecognized, "no_code", "no authorization code to exchange; connect again")
 	}
+	c, err := c.at(ctx)
+	if err != nil {
+		return nil, err
+	}
 	x := c.newExchange(GrantAuthorizationCode)
 	x.form.Set("code", e.Code.Reveal())
 	x.form.Set("redirect_uri", e.RedirectURI)

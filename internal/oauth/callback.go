@@ -147,7 +147,7 @@ func (r *AuthorizationResponse) CheckIssuer(issuer string, announced bool) error
 	case r.Issuer == "" && announced:
 		return newError(Unrecognized, "issuer_missing",
 			"answer of the authorization server lacks the issuer that this server always sends; connect again")
-	case r.Issuer != "" && issuer != "" && r.Issuer != issuer:
+	case r.Issuer != "" && issuer != "" && !sameIssuer(issuer, r.Issuer):
 		return newError(Unrecognized, "issuer_mismatch",
 			"answer comes from another authorization server than the one that was asked; connect again, and check issuer")
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/caddyoauth/caddyoauth/internal/secret"
 )
@@ -17,6 +18,9 @@ type Client struct {
 	peer peer   // who is asked, for error texts
 	// standing are the parts of every request that may be secrets: extra parameters, the query of the endpoint.
 	standing []secret.Text
+
+	origin  *origin                 // nil where the endpoints are configured
+	located atomic.Pointer[located] // the last that At made
 
 	mu      sync.Mutex // guards the fields below; never held over I/O
 	cached  secret.Text
@@ -65,6 +69,10 @@ type exchange struct {
 
 // ClientCredentials runs the client credentials grant (RFC 6749 section 4.4). Its errors are of type [*Error].
 func (c *Client) ClientCredentials(ctx context.Context) (*TokenResponse, error) {
+	c, err := c.at(ctx)
+	if err != nil {
+		return nil, err
+	}
 	x := c.newExchange(GrantClientCredentials)
 	if len(c.cfg.Scopes) > 0 {
 		x.form.Set("scope", c.scope())
@@ -79,6 +87,10 @@ func (c *Client) ClientCredentials(ctx context.Context) (*TokenResponse, error) 
 func (c *Client) Refresh(ctx context.Context, refreshToken secret.Text) (*TokenResponse, error) {
 	if refreshToken.IsZero() {
 		return nil, newError(Revoked, "no_refresh_token", "no refresh token to send; authorize the connection again")
+	}
+	c, err := c.at(ctx)
+	if err != nil {
+		return nil, err
 	}
 	x := c.newExchange(GrantRefreshToken)
 	if c.cfg.RefreshEndpoint != "" {
@@ -129,6 +141,7 @@ func (c *Client) run(ctx context.Context, x *exchange) (*TokenResponse, error) {
 		token, err = c.attempt(ctx, x, used)
 		return err
 	})
+	c.learn(err)
 	return token, err
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -20,12 +21,13 @@ const maxURL = 2048
 type Server struct {
 	Issuer                string
 	AuthorizationEndpoint string
-	TokenEndpoint         string // never empty
+	TokenEndpoint         string // empty only where the authorization endpoint is all that there is (RFC 8414 section 2)
 	RevocationEndpoint    string
 	UserinfoEndpoint      string
 
 	CodeChallengeMethodsSupported     []string
 	TokenEndpointAuthMethodsSupported []string // empty: client_secret_basic (RFC 8414 section 2)
+	ScopesSupported                   []string // empty: it does not say
 	// AuthorizationResponseIssParameterSupported: the callback must carry iss (RFC 9207 section 3).
 	AuthorizationResponseIssParameterSupported bool
 	// MTLSEndpointAliases are for clients with a certificate (RFC 8705 section 5).
@@ -107,6 +109,24 @@ func isLoopback(host string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
+// isInside reports whether a host is this machine, or an address that has a meaning inside of a network only (RFC 6890), such as that
+// of a cloud's own metadata. Only literal addresses are looked at: a name that resolves to one is right where the same server has
+// an inner and an outer side, and whoever answers there must have a certificate for the name.
+func isInside(host string) bool {
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
+		return true
+	}
+	addr, err := netip.ParseAddr(host)
+	if err != nil {
+		return false
+	}
+	addr = addr.Unmap().WithZone("")
+	return !addr.IsGlobalUnicast() || addr.IsPrivate() || sharedSpace.Contains(addr)
+}
+
+var sharedSpace = netip.MustParsePrefix("100.64.0.0/10") // RFC 6598
+
 // wellKnown lists where metadata may be. OpenID Connect Discovery section 4 appends to the path of the issuer, RFC 8414
 // section 3.1 puts the well-known part before it, and Okta does the one with the name of the other.
 func wellKnown(issuer *url.URL) []string {
@@ -174,7 +194,7 @@ func (c *Client) refusedMetadata(r *reply) *Error {
 // "ISSUER" for issuer.
 func serverFrom(object map[string]any, cfg *DiscoverConfig, status int) (*Server, *Error) {
 	named, _ := object["issuer"].(string)
-	if named != cfg.Issuer {
+	if named != cfg.Issuer && !(strings.Contains(named, tenantMark) && sameIssuer(named, cfg.Issuer)) {
 		hint := "check issuer"
 		if strings.TrimSuffix(named, "/") == strings.TrimSuffix(cfg.Issuer, "/") {
 			hint = "the two differ by the slash at the end"
@@ -185,7 +205,9 @@ func serverFrom(object map[string]any, cfg *DiscoverConfig, status int) (*Server
 		Issuer:                            named,
 		CodeChallengeMethodsSupported:     names(object["code_challenge_methods_supported"]),
 		TokenEndpointAuthMethodsSupported: names(object["token_endpoint_auth_methods_supported"]),
+		ScopesSupported:                   scopesOf(object["scopes_supported"]),
 	}
+	issuer, _ := url.Parse(cfg.Issuer) // checked before
 	s.AuthorizationResponseIssParameterSupported, _ = object["authorization_response_iss_parameter_supported"].(bool)
 	aliases, _ := object["mtls_endpoint_aliases"].(map[string]any)
 	for _, one := range []struct {
@@ -209,9 +231,13 @@ func serverFrom(object map[string]any, cfg *DiscoverConfig, status int) (*Server
 		if err != nil || len(text) > maxURL || (u.Scheme != "https" && !cfg.allowsHTTP(u)) {
 			return nil, badMetadata("invalid_metadata", status, one.name+" is not an absolute https URL without user name and fragment")
 		}
+		if isInside(u.Hostname()) && !isInside(issuer.Hostname()) {
+			return nil, badMetadata("invalid_metadata", status, one.name+" leads to an address inside of a network, from a server that is not there; "+
+				"set it by the option of that name if it is right")
+		}
 		*one.into = text
 	}
-	if s.TokenEndpoint == "" {
+	if s.TokenEndpoint == "" && s.AuthorizationEndpoint == "" {
 		return nil, badMetadata("invalid_metadata", status, "it names no token_endpoint")
 	}
 	return s, nil
@@ -229,6 +255,18 @@ func names(v any) []string {
 	items, _ := v.([]any)
 	for _, item := range items[:min(len(items), 64)] {
 		if name, ok := item.(string); ok && plainCode(name) {
+			list = append(list, name)
+		}
+	}
+	return list
+}
+
+// scopesOf reads the scopes that a server says it knows.
+func scopesOf(v any) []string {
+	var list []string
+	items, _ := v.([]any)
+	for _, item := range items[:min(len(items), 1000)] {
+		if name, ok := item.(string); ok && len(name) <= maxExtraValue && name != "" && sendable(name) {
 			list = append(list, name)
 		}
 	}

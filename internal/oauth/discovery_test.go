@@ -8,6 +8,7 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -88,7 +89,7 @@ func TestDiscoverWhole(t *testing.T) {
 			"token_endpoint":"https://a.example/token","revocation_endpoint":"https://b.example/revoke",
 			"userinfo_endpoint":"ISSUER/me","code_challenge_methods_supported":["plain","S256",7,"<b>"],
 			"token_endpoint_auth_methods_supported":["tls_client_auth","none"],
-			"authorization_response_iss_parameter_supported":true,"registration_endpoint":null,
+			"authorization_response_iss_parameter_supported":true,"registration_endpoint":null,"scopes_supported":["openid","a:b/c",7,"é",""],
 			"mtls_endpoint_aliases":{"token_endpoint":"https://m.example/token","revocation_endpoint":"https://m.example/revoke"},
 			"ISSUER":"https://evil.example","Token_Endpoint":"https://evil.example","unknown":{"deep":[1,2]}}`, "ISSUER", "https://"+r.Host))
 	})
@@ -102,6 +103,7 @@ func TestDiscoverWhole(t *testing.T) {
 		Issuer: srv.URL, AuthorizationEndpoint: "https://a.example/auth?x=1", TokenEndpoint: "https://a.example/token",
 		RevocationEndpoint: "https://b.example/revoke", UserinfoEndpoint: srv.URL + "/me",
 		CodeChallengeMethodsSupported: []string{"plain", "S256"}, TokenEndpointAuthMethodsSupported: []string{"tls_client_auth", "none"},
+		ScopesSupported: []string{"openid", "a:b/c"},
 		AuthorizationResponseIssParameterSupported: true,
 		MTLSEndpointAliases:                        MTLSEndpointAliases{"https://m.example/token", "https://m.example/revoke"},
 	}
@@ -285,11 +287,14 @@ func FuzzMetadata(f *testing.F) {
 			s.TokenEndpoint, s.AuthorizationEndpoint, s.RevocationEndpoint, s.UserinfoEndpoint,
 			s.MTLSEndpointAliases.TokenEndpoint, s.MTLSEndpointAliases.RevocationEndpoint,
 		} {
+			if u, _ := url.Parse(endpoint); isInside(u.Hostname()) && endpoint != "" {
+				t.Fatalf("endpoint %q", endpoint)
+			}
 			if endpoint != "" && (!strings.HasPrefix(strings.ToLower(endpoint), "https://") || len(endpoint) > maxURL) {
 				t.Fatalf("endpoint %q", endpoint)
 			}
 		}
-		if s.TokenEndpoint == "" || s.Issuer != issuer || slices.ContainsFunc(s.CodeChallengeMethodsSupported, func(n string) bool { return !plainCode(n) }) {
+		if s.TokenEndpoint+s.AuthorizationEndpoint == "" || !sameIssuer(s.Issuer, issuer) || slices.ContainsFunc(s.CodeChallengeMethodsSupported, func(n string) bool { return !plainCode(n) }) {
 			t.Fatalf("got %+v", s)
 		}
 	})

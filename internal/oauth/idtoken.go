@@ -27,6 +27,7 @@ type IDClaims struct {
 	Audience        []string
 	AuthorizedParty string
 	Nonce           string
+	Tenant          string // Microsoft: the tenant that Issuer names
 	ExpiresAt       time.Time
 
 	// For display only, without control characters and cut to 200 characters; "" when absent. Still foreign text: escape
@@ -64,7 +65,8 @@ func claimsFrom(object map[string]any) (IDClaims, error) {
 	text := func(name string) string { s, _ := object[name].(string); return s }
 	claims := IDClaims{
 		Issuer: text("iss"), Subject: text("sub"), AuthorizedParty: text("azp"), Nonce: text("nonce"),
-		Email: label(text("email")), Name: label(text("name")), PreferredUsername: label(text("preferred_username")),
+		Tenant: text("tid"),
+		Email:  label(text("email")), Name: label(text("name")), PreferredUsername: label(text("preferred_username")),
 	}
 	switch audience := object["aud"].(type) {
 	case string:
@@ -108,13 +110,15 @@ func label(s string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// Check decides if the claims are about this login (OpenID Connect Core section 3.1.3.7). issuer is "" where servers do
-// not say beforehand who they will be (Microsoft's common tenant), nonce is "" where none was sent. Its error is an
-// [*Error] of class [Unrecognized].
+// Check decides if the claims are about this login (OpenID Connect Core section 3.1.3.7). issuer is "" where it is not known, and
+// that of the metadata where they name one for all tenants (Microsoft); nonce is "" where none was sent. Its error is an [*Error]
+// of class [Unrecognized].
 func (c IDClaims) Check(issuer, clientID, nonce string, now time.Time) error {
 	switch {
-	case issuer != "" && c.Issuer != issuer: // items 1 and 2
+	case issuer != "" && !sameIssuer(issuer, c.Issuer): // items 1 and 2
 		return badIDToken("it is from another issuer; check issuer")
+	case strings.Contains(issuer, tenantMark) && strings.ReplaceAll(issuer, tenantMark, c.Tenant) != c.Issuer:
+		return badIDToken("its issuer and its tenant are not the same")
 	case !slices.Contains(c.Audience, clientID): // item 3
 		return badIDToken("it is for another client")
 	case len(c.Audience) > 1 && c.AuthorizedParty == "", c.AuthorizedParty != "" && c.AuthorizedParty != clientID: // 4 and 5

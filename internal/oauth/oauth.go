@@ -74,8 +74,9 @@ const (
 // that a preset is data; all below [Config.UserAgent] may be left out for client credentials.
 type Config struct {
 	// TokenEndpoint is an absolute http or https URL. Whether http is acceptable is the caller's decision. It may be left
-	// out if there is an AuthorizationEndpoint: the implicit grant needs no other.
+	// out if there is a Discovery, or an AuthorizationEndpoint: the implicit grant needs no other.
 	TokenEndpoint string
+	Discovery     *Discovery // where the endpoints come from that are left out; nil means nowhere
 	ClientID      string
 
 	// Method is never guessed: a probe would send a single-use token twice. Empty means client_secret_basic, the
@@ -207,7 +208,7 @@ func checkParams(params map[string]string) error {
 
 // checkEndpoints checks every URL of the server.
 func (c *Config) checkEndpoints() error {
-	if c.TokenEndpoint != "" || c.AuthorizationEndpoint == "" {
+	if c.TokenEndpoint != "" || c.AuthorizationEndpoint == "" && c.Discovery == nil {
 		if _, err := parseEndpoint("token endpoint", c.TokenEndpoint); err != nil {
 			return err
 		}

@@ -36,6 +36,21 @@ func (c *Client) Password(ctx context.Context) (*TokenResponse, error) {
 	if time.Now().Before(refused.until) && refused.password.Equal(password) {
 		return nil, refused.said
 	}
+	token, err := c.sendPassword(ctx, password)
+	var said *Error
+	if errors.As(err, &said) && said.refusedPassword(GrantPassword) {
+		c.mu.Lock()
+		c.refused = refusedPassword{password, said, time.Now().Add(lockoutPause)}
+		c.mu.Unlock()
+	}
+	return token, err
+}
+
+func (c *Client) sendPassword(ctx context.Context, password secret.Text) (*TokenResponse, error) {
+	c, err := c.at(ctx)
+	if err != nil {
+		return nil, err
+	}
 	x := c.newExchange(GrantPassword)
 	if len(c.cfg.Scopes) > 0 {
 		x.form.Set("scope", c.scope())
@@ -46,14 +61,7 @@ func (c *Client) Password(ctx context.Context) (*TokenResponse, error) {
 	if len(c.cfg.Username) >= echoRun { // no secret, but nobody's business either
 		x.sent = append(x.sent, secret.New(c.cfg.Username))
 	}
-	token, err := c.run(ctx, x)
-	var said *Error
-	if errors.As(err, &said) && said.refusedPassword(GrantPassword) {
-		c.mu.Lock()
-		c.refused = refusedPassword{password, said, time.Now().Add(lockoutPause)}
-		c.mu.Unlock()
-	}
-	return token, err
+	return c.run(ctx, x)
 }
 
 func (c *Client) readPassword() (secret.Text, error) {

@@ -100,7 +100,10 @@ func (c *Config) checkRevocation() error {
 // With [RevokeWithToken] the token must be one that the API accepts now: an expired access token authorizes nothing, and
 // says nothing about its grant.
 func (c *Client) Revoke(ctx context.Context, token secret.Text, hint string) error {
+	c, err := c.at(ctx)
 	switch {
+	case err != nil:
+		return err
 	case c.cfg.RevocationEndpoint == "":
 		return unsupported("no_revocation_endpoint", 0, "this authorization server has no revocation endpoint; "+
 			"withdraw the consent in the provider's own settings")

@@ -198,6 +198,7 @@ var identity = []Provider{
 		ScopeSeparator:       " ",
 		DefaultScopes:        words("openid"),
 		OfflineScope:         "offline_access",
+		AuthParams:           map[string]string{"prompt": "consent"}, // OpenID Connect Core section 11: else offline_access may be ignored
 		PKCE:                 PKCESupported,
 		Rotation:             RotationPunished,
 		RotationConfigurable: true,
