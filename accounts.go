@@ -3,6 +3,7 @@ package caddyoauth
 import (
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -80,6 +81,7 @@ func (v *visit) list() error {
 			data.Rows = append(data.Rows, v.account(c, source))
 		}
 	}
+	slices.SortStableFunc(data.Rows, func(a, b account) int { return strings.Compare(strings.ToLower(a.Title), strings.ToLower(b.Title)) })
 	return render(v.w, http.StatusOK, "list.html", data)
 }
 

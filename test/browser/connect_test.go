@@ -20,36 +20,37 @@ import (
 // end of the connection.
 func TestConnect(t *testing.T) {
 	t.Parallel()
-	s := newSite(t)
+	s := startSite(t, (*site).showcase)
 	jane := s.as(t, "jane")
 	if status := jane.open("/files?page=2"); status != http.StatusForbidden {
 		t.Fatalf("before connecting: status %d", status)
 	}
-	jane.reads("Connect drive to go on")
+	jane.reads("Connect Google to go on")
 	jane.inspect("problem")
 	jane.press("Connect")
-	if status := jane.agrees("jane"); status != http.StatusOK || jane.at() != "/files?page=2" {
+	if status := jane.agrees("jane.doe@example.com"); status != http.StatusOK || jane.at() != "/files?page=2" {
 		t.Fatalf("after connecting: status %d at %s", status, jane.at())
 	}
 	jane.reads("The API at /files")
 
 	jane.open("/connect")
-	jane.reads("Connected · refreshed just now", "Signed in as jane", "Not connected · shared by all who use this site")
+	jane.reads("jane.doe@example.com", "Connected · refreshed just now", "Signed in as jane", "Not connected · shared by all who use this site")
+	jane.pictures("accounts")
 	jane.do(chromedp.Click(`//summary[starts-with(normalize-space(), "Permissions")]`, chromedp.BySearch),
 		chromedp.Click(`//summary[starts-with(normalize-space(), "For the operator")]`, chromedp.BySearch))
 	jane.reads("api:read", s.url+"/connect/callback")
 	jane.inspect("list")
 
-	jane.press("Disconnect drive")
-	jane.reads("Disconnect drive?", "stops working until you connect it again")
+	jane.press("Disconnect Google")
+	jane.reads("Disconnect Google?", "jane.doe@example.com", "stops working until you connect it again")
 	jane.inspect("confirm")
 	jane.press("Keep it")
 	jane.reads("Connected · refreshed")
-	jane.press("Disconnect drive")
+	jane.press("Disconnect Google")
 	if status := jane.press("Disconnect"); status != http.StatusOK || jane.at() != "/connect/done/drive" {
 		t.Fatalf("after disconnecting: status %d at %s", status, jane.at())
 	}
-	jane.reads("drive is not connected")
+	jane.reads("Google is not connected")
 	jane.inspect("disconnected")
 	if status := jane.open("/files"); status != http.StatusForbidden {
 		t.Errorf("after disconnecting: status %d", status)
@@ -57,14 +58,28 @@ func TestConnect(t *testing.T) {
 	if revoked := s.op.Stats(t).Requests["POST /token/revocation"]; revoked != 1 {
 		t.Errorf("the provider heard %d times of the end", revoked)
 	}
+	s.keepsSecrets(t, jane)
+}
 
-	jane.connects("jane", "drive")
+// TestProviderFails: an API that refuses the first call is named after connecting, and a provider that cannot be told of the end does not
+// keep the connection alive here.
+func TestProviderFails(t *testing.T) {
+	t.Parallel()
+	s := startSite(t, (*site).showcase)
+	jane := s.as(t, "jane")
+	s.op.SetFaults(t, lab.Fault{Path: "/me", Status: http.StatusForbidden, Body: "{}"})
+	jane.open("/connect/authorize/drive?return_to=%2Ffiles")
+	jane.agrees("jane")
+	jane.reads("Google is connected, but its API refuses")
+	jane.inspect("untested")
+	jane.press("Go on")
+	jane.reads("The API at /files")
 	s.op.SetFaults(t, lab.Fault{Path: "/token/revocation", Status: http.StatusServiceUnavailable})
 	jane.open("/connect/disconnect/drive")
 	if status := jane.press("Disconnect"); status != http.StatusOK {
 		t.Errorf("disconnecting while the provider is down: status %d", status)
 	}
-	jane.reads("drive is disconnected here", "The provider could not be told", "remove this site")
+	jane.reads("Google is disconnected here", "The provider could not be told", "remove this site")
 	jane.inspect("not-told")
 	jane.press("Connected accounts")
 	jane.reads("Not connected")

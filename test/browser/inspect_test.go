@@ -70,25 +70,14 @@ func (p *person) findings() []finding {
 }
 
 // inspect checks the page that the browser is at: with axe-core on a phone in the dark and on a desk in the light; that it needs no
-// scrolling to the side on a narrow screen; and that it has one heading of the first level. With PICTURES set it leaves pictures
-// there, of all four.
+// scrolling to the side on a narrow screen; and that it has one heading of the first level.
 func (p *person) inspect(name string) {
 	p.t.Helper()
-	for _, scheme := range []string{"light", "dark"} {
-		for _, size := range []viewport{phone, desk} {
-			check := (size == desk) == (scheme == "light")
-			if !check && os.Getenv("PICTURES") == "" {
-				continue
-			}
-			p.look(size, scheme)
-			p.picture(name, size, scheme)
-			if !check {
-				continue
-			}
-			for _, found := range p.findings() {
-				for _, node := range found.Nodes {
-					p.t.Errorf("%s, %s, %s: %s: %s\n%s\n%s", name, size.name, scheme, found.ID, found.Help, node.HTML, node.Summary)
-				}
+	for scheme, size := range map[string]viewport{"dark": phone, "light": desk} {
+		p.look(size, scheme)
+		for _, found := range p.findings() {
+			for _, node := range found.Nodes {
+				p.t.Errorf("%s, %s, %s: %s: %s\n%s\n%s", name, size.name, scheme, found.ID, found.Help, node.HTML, node.Summary)
 			}
 		}
 	}
@@ -99,19 +88,26 @@ func (p *person) inspect(name string) {
 	if n := js[int](p, `document.querySelectorAll("h1").length`); n != 1 {
 		p.t.Errorf("%s: %d headings of the first level", name, n)
 	}
+	p.pictures(name)
 	p.look(desk, "light")
 }
 
-func (p *person) picture(name string, size viewport, scheme string) {
+// pictures leaves pictures of the page in the directory that the environment variable PICTURES names, to be looked at.
+func (p *person) pictures(name string) {
 	p.t.Helper()
 	dir := os.Getenv("PICTURES")
 	if dir == "" {
 		return
 	}
-	var image []byte
-	p.do(chromedp.CaptureScreenshot(&image))
-	if err := os.WriteFile(filepath.Join(dir, strings.Join([]string{name, size.name, scheme}, "-")+".png"), image, 0o600); err != nil {
-		p.t.Fatal(err)
+	for _, scheme := range []string{"light", "dark"} {
+		for _, size := range []viewport{phone, desk} {
+			var image []byte
+			p.look(size, scheme)
+			p.do(chromedp.Evaluate("scrollTo(0, 0)", nil), chromedp.CaptureScreenshot(&image))
+			if err := os.WriteFile(filepath.Join(dir, strings.Join([]string{name, size.name, scheme}, "-")+".png"), image, 0o600); err != nil {
+				p.t.Fatal(err)
+			}
+		}
 	}
 }
 

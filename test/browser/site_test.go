@@ -26,7 +26,10 @@ type site struct {
 }
 
 // newSite starts a site that knows its visitors by the cookie `user`.
-func newSite(t *testing.T) *site {
+func newSite(t *testing.T) *site { t.Helper(); return startSite(t, (*site).connections) }
+
+// startSite is newSite with these connections; there must be one that is called drive.
+func startSite(t *testing.T, connections func(*site) string) *site {
 	t.Helper()
 	_, port, err := net.SplitHostPort(lab.FreeAddress(t))
 	if err != nil {
@@ -42,7 +45,8 @@ func newSite(t *testing.T) *site {
 		fmt.Fprintf(w, `<!doctype html><html lang="en"><title>Files</title><link rel="icon" href="data:,"><h1>The API at %s</h1>`, r.URL.Path)
 	}))
 	t.Cleanup(s.api.Close)
-	s.caddy = lab.StartCaddy(t, s.dir, s.global(), s.sites())
+	global := "oauth2_inject {\n\t\tencryption passphrase \"a passphrase of the browser tests\"\n" + connections(s) + "\t}\n"
+	s.caddy = lab.StartCaddy(t, s.dir, global, s.sites())
 	return s
 }
 
@@ -55,16 +59,33 @@ func (s *site) connection(name string, options ...string) string {
 	return fmt.Sprintf("\t\tconnection %s {\n\t\t\t%s\n\t\t}\n", name, strings.Join(lines, "\n\t\t\t"))
 }
 
-func (s *site) global() string {
-	const person, scopes = "subject {http.request.cookie.user}", "scopes openid offline_access api:read"
-	token, secret := "token_endpoint "+s.op.TokenEndpoint(), "client_secret "+lab.Secret
-	return "oauth2_inject {\n\t\tencryption passphrase \"a passphrase of the browser tests\"\n" +
-		s.connection("drive", token, secret, person, scopes) +
-		s.connection("team", token, secret, scopes) + // one account for all
-		s.connection("wrong-secret", token, "client_secret wrong", person, scopes) +
-		s.connection("wrong-scope", token, secret, person, "scopes api:admin") +
-		s.connection("down", "token_endpoint http://"+"127.0.0.1:9/token", secret, person, scopes) +
-		"\t}\n"
+// What most connections here say.
+const (
+	ofPerson = "subject {http.request.cookie.user}"
+	scopes   = "scopes openid offline_access api:read"
+	secret   = "client_secret " + lab.Secret
+)
+
+// connections are one that works, one account for all, and some that have something wrong with them.
+func (s *site) connections() string {
+	token := "token_endpoint " + s.op.TokenEndpoint()
+	return s.connection("drive", token, secret, ofPerson, scopes) +
+		s.connection("team", token, secret, scopes) +
+		s.connection("wrong-secret", token, "client_secret wrong", ofPerson, scopes) +
+		s.connection("wrong-scope", token, secret, ofPerson, "scopes api:admin") +
+		s.connection("down", "token_endpoint http://127.0.0.1:9/token", secret, ofPerson, scopes)
+}
+
+// showcase are connections as a site may have them: presets, of which all but the words lead to the lab's server.
+func (s *site) showcase() string {
+	preset := func(name, provider string, more ...string) string {
+		lines := append([]string{
+			"provider " + provider, "token_endpoint " + s.op.TokenEndpoint(), secret, "client_auth client_secret_basic", scopes, "allow_hosts 127.0.0.1",
+			"test_call GET " + s.op.Issuer() + "/me {\n\t\t\t\tid sub\n\t\t\t\tlabel sub\n\t\t\t}",
+		}, more...)
+		return s.connection(name, lines...)
+	}
+	return preset("drive", "google", ofPerson) + preset("crm", "salesforce", ofPerson) + preset("code", "github")
 }
 
 func (s *site) sites() string {
