@@ -47,6 +47,10 @@ var environmentProxy net.Listener
 var internet *providersim.Internet
 
 func TestMain(m *testing.M) {
+	register()
+	if os.Getenv(instanceVariable) != "" {
+		os.Exit(runInstance()) // of a test that needs another process
+	}
 	dir, err := os.MkdirTemp("", "caddyoauth-test-")
 	if err != nil {
 		panic(err)
@@ -69,15 +73,19 @@ func TestMain(m *testing.M) {
 	}
 	caddy.DefaultStorage.Path = filepath.Join(dir, "data")
 	caddy.ConfigAutosavePath = filepath.Join(dir, "config", "autosave.json")
+	code := m.Run()
+	internet.Close()
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// register adds the modules of the tests to Caddy.
+func register() {
 	caddy.RegisterModule(logWriter{})
 	caddy.RegisterModule(peek{})
 	httpcaddyfile.RegisterHandlerDirective("peek", func(httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 		return peek{}, nil
 	})
-	code := m.Run()
-	internet.Close()
-	_ = os.RemoveAll(dir)
-	os.Exit(code)
 }
 
 // logWriter is a log output that keeps everything in memory.

@@ -52,6 +52,13 @@ func wants(name string) providersim.Options {
 // extra has further options of their connections.
 func simulate(t *testing.T, all map[string]providersim.Options, extra map[string]string) map[string]*journey {
 	t.Helper()
+	journeys, _ := simulateWith(t, all, extra)
+	return journeys
+}
+
+// simulateWith also returns what the Caddy was started with, for another instance.
+func simulateWith(t *testing.T, all map[string]providersim.Options, extra map[string]string) (map[string]*journey, setup) {
+	t.Helper()
 	journeys := make(map[string]*journey)
 	connections, site := "", basicAuth+"oauth2_connect\n"
 	for _, name := range slices.Sorted(maps.Keys(all)) {
@@ -61,11 +68,12 @@ func simulate(t *testing.T, all map[string]providersim.Options, extra map[string
 		site += apiSite(name, sim)
 		journeys[name] = &journey{sim: sim, name: name}
 	}
-	s := run(t, setup{connections: connections, site: site})
+	with := setup{connections: connections, site: site}
+	s := run(t, with)
 	for _, j := range journeys {
 		j.browser = s.as("alice")
 	}
-	return journeys
+	return journeys, with
 }
 
 // apiSite is the part of the site that leads to a provider's API.

@@ -16,6 +16,7 @@ type want struct {
 	reason Reason
 	newer  uint64 // only a generation above this one will do
 	change Change // what to do instead of refreshing; nil = refresh
+	look   bool   // only what is stored will do: nobody is asked
 	by     string // who wants it; "" for what nobody asked for
 	after  uint64 // only a flight after this one will do
 }
@@ -53,7 +54,7 @@ func (s *Source) fly(f *flight, set *Settings, w want) {
 	}
 	p, err := run(ctx)
 	switch {
-	case err != nil && w.change != nil:
+	case err != nil && (w.change != nil || w.look):
 		s.settleUnchanged(f, err)
 		return
 	case err != nil:
@@ -110,7 +111,7 @@ func (s *Source) settleEnded(r *refresh) {
 	s.land(r.flight)
 }
 
-// settleUnchanged ends a change that failed. It says nothing about the token that is there.
+// settleUnchanged ends a change that failed, or a look that found nothing. It says nothing about the token that is there.
 func (s *Source) settleUnchanged(f *flight, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -179,7 +180,7 @@ func (f *flight) serves(w want) bool {
 	if w.reason == ReasonRequested {
 		return f.want.reason == ReasonRequested && f.number > w.after
 	}
-	return f.want.change == nil
+	return f.want.change == nil && !f.want.look
 }
 
 func (f *flight) resolved() bool {

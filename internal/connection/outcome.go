@@ -15,7 +15,7 @@ func (r *refresh) gain(ctx context.Context, rec Record, next TokenSet) (*Publish
 	old := rec
 	rec = refreshed(rec, next, time.Now())
 	p := r.set.publish(rec, time.Now())
-	p.afterRejection = r.want.reason == ReasonRejected
+	p.wanted(r.want.reason)
 	if err := r.save(rec, p); err != nil {
 		return nil, err
 	}
@@ -36,7 +36,7 @@ func (r *refresh) unchanged(ctx context.Context, rec Record, next TokenSet) (*Pu
 		return nil, &storageError{fmt.Errorf("clear the intent: %w", err)}
 	}
 	p := r.set.publish(rec, now)
-	p.afterRejection = r.want.reason == ReasonRejected
+	p.wanted(r.want.reason)
 	if r.set.Policy.Mode == ModeAhead {
 		p.usableUntil = rec.Current.ExpiresAt
 		if next.ExpiresAt.After(p.usableUntil) {

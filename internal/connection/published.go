@@ -8,13 +8,13 @@ import (
 
 // Published is a token set that requests may use. It never changes but for its flags; a new state is a new Published.
 type Published struct {
-	set            TokenSet
-	fingerprint    string // that it was obtained under
-	refreshAt      time.Time
-	usableUntil    time.Time
-	publishedAt    time.Time
-	afterRejection bool // its predecessor was refused by the resource server
-	unsaved        bool // it is in memory only, because storage fails
+	set         TokenSet
+	fingerprint string // that it was obtained under
+	refreshAt   time.Time
+	usableUntil time.Time
+	publishedAt time.Time
+	refusedAt   time.Time // when this process asked for one because the resource server had refused the one before; zero = it had not
+	unsaved     bool      // it is in memory only, because storage fails
 
 	refreshing atomic.Bool // a background refresh has been started for it
 	suspect    atomic.Bool // the resource server refused it
@@ -29,6 +29,13 @@ type rendered struct {
 func publish(set TokenSet, policy Policy, now time.Time) *Published {
 	refreshAt, usableUntil := policy.windowOf(set, rand.Float64())
 	return &Published{set: set, refreshAt: refreshAt, usableUntil: usableUntil, publishedAt: now}
+}
+
+// wanted takes note of why the token set was asked for.
+func (p *Published) wanted(reason Reason) {
+	if reason == ReasonRejected {
+		p.refusedAt = p.publishedAt
+	}
 }
 
 // TokenSet returns the token set.
@@ -66,7 +73,7 @@ func (p *Published) Render(recipe any, build func(TokenSet) any) any {
 func (p *Published) postponed(refreshAt time.Time) *Published {
 	next := &Published{
 		set: p.set, refreshAt: refreshAt, usableUntil: p.usableUntil, publishedAt: p.publishedAt,
-		afterRejection: p.afterRejection, unsaved: p.unsaved, fingerprint: p.fingerprint,
+		refusedAt: p.refusedAt, unsaved: p.unsaved, fingerprint: p.fingerprint,
 	}
 	next.suspect.Store(p.suspect.Load())
 	next.noticed.Store(p.noticed.Load())

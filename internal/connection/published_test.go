@@ -68,11 +68,11 @@ func TestPostponedKeepsTheRest(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	p := publish(TokenSet{Generation: 3, IssuedAt: now, ExpiresAt: now.Add(time.Hour)}, Policy{}.withDefaults(), now)
-	p.afterRejection, p.unsaved = true, true
+	p.refusedAt, p.unsaved = time.Now(), true
 	p.suspect.Store(true)
 	p.refreshing.Store(true)
 	next := p.postponed(now.Add(time.Minute))
-	if next.set != p.set || !next.afterRejection || !next.unsaved || !next.suspect.Load() || next.usableUntil != p.usableUntil || next.publishedAt != p.publishedAt {
+	if next.set != p.set || next.refusedAt != p.refusedAt || !next.unsaved || !next.suspect.Load() || next.usableUntil != p.usableUntil || next.publishedAt != p.publishedAt {
 		t.Error("something besides the refresh time changed")
 	}
 	if next.refreshing.Load() || !next.refreshAt.Equal(now.Add(time.Minute)) {

@@ -58,6 +58,9 @@ func (r *refresh) run(ctx context.Context) (*Published, error) {
 		if p := r.adopt(rec); p != nil {
 			return p, nil
 		}
+		if r.want.look {
+			return nil, errSuperseded // not ours to know by what
+		}
 		r.hold(rec)
 		if err := r.permitted(rec); err != nil {
 			return nil, err
@@ -141,7 +144,9 @@ func (r *refresh) adopt(rec Record) *Published {
 	if !p.Usable(time.Now()) {
 		return nil
 	}
-	p.afterRejection = r.want.reason == ReasonRejected
+	if current := r.source.published.Load(); current != nil {
+		p.refusedAt = current.refusedAt // nothing was asked for it here: the cool-down is that of the last one that was
+	}
 	r.source.stats.Adoptions.Add(1)
 	r.later(Event{Kind: KindAdopted, Status: StatusActive, Generation: rec.Current.Generation, ExpiresAt: rec.Current.ExpiresAt})
 	return p

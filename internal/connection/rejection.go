@@ -15,13 +15,52 @@ func (s *Source) Rejected(ctx context.Context, set *Settings, refused *Published
 		return replayable(current, refused)
 	}
 	if refusalStands(set, current, refused) {
-		return nil
+		return s.meanwhile(ctx, set, refused)
 	}
 	next, err := s.await(ctx, set, want{reason: ReasonRejected, newer: refused.Generation()})
 	if err != nil {
+		s.withdraw(refused)
 		return nil
 	}
 	return replayable(next, refused)
+}
+
+// meanwhile is for a refusal that stands: nobody is asked for a token set, but one that is on its way, or that another instance has stored,
+// may be what the resource server wants. Some servers end the old access token at each refresh. The storage is looked into once a second.
+func (s *Source) meanwhile(ctx context.Context, set *Settings, refused *Published) *Published {
+	s.mu.Lock()
+	f := s.flight
+	if f == nil && !set.Tasks.isStopped() && time.Since(s.soughtAt) >= minRefreshGap {
+		s.soughtAt = time.Now()
+		f = s.launch(set, want{reason: ReasonRejected, newer: refused.Generation(), look: true})
+	}
+	s.mu.Unlock()
+	if f == nil {
+		return nil
+	}
+	select {
+	case <-f.done:
+	case <-ctx.Done():
+	}
+	current := s.published.Load()
+	if current == nil || current.Generation() <= refused.Generation() {
+		return nil
+	}
+	return replayable(current, refused)
+}
+
+// withdraw takes back a token set that the resource server refuses and whose consent is known to be gone, in whichever order the two
+// came to light: nothing is left that could be served.
+func (s *Source) withdraw(refused *Published) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	current := s.published.Load()
+	if current == nil || current.Generation() != refused.Generation() {
+		return
+	}
+	if s.status == StatusRevoked || s.status == StatusLostRotation {
+		s.published.Store(nil)
+	}
 }
 
 // Suspect is Rejected for those who cannot replay: the next request refreshes first.
@@ -39,7 +78,7 @@ func refusalStands(set *Settings, current, refused *Published) bool {
 	if current != nil && current.Generation() == refused.Generation() {
 		refused = current
 	}
-	return refused.afterRejection && time.Since(refused.publishedAt) < set.Policy.RejectionCooldown
+	return !refused.refusedAt.IsZero() && time.Since(refused.refusedAt) < set.Policy.RejectionCooldown
 }
 
 // replayable returns next if it promises another answer than refused did.

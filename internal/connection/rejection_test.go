@@ -85,6 +85,91 @@ func TestRejectedForEver(t *testing.T) {
 	})
 }
 
+// A server that ends the old access token at a refresh refuses what another instance has adopted as soon as the first one refreshes
+// again: that instance looks into the storage, cool-down or not, and asks nobody.
+func TestRejectedAfterAdoption(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		first := newInstance(t)
+		second := first.another()
+		p := second.generation(1)
+		for _, late := range []time.Duration{5 * time.Second, 0} {
+			first.Rejected(t.Context(), first.set, first.token())
+			later(late)
+			got := second.Rejected(t.Context(), second.set, p)
+			if got == nil || got.Generation() != p.Generation()+1 {
+				t.Fatalf("after generation %d: got %v", p.Generation(), got)
+			}
+			p = got
+			later(connection.DefaultRejectionCooldown - late) // over for the first one, which had asked; not for what the second one adopted
+		}
+		first.called(3)
+	})
+}
+
+// While a refusal stands nobody is asked, but what is on its way is what the resource server may want.
+func TestRefusalThatStandsWaitsForWhatIsOnItsWay(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		i := newInstance(t)
+		i.server.life = 20 * time.Second
+		p := i.Rejected(t.Context(), i.set, i.generation(1))
+		i.server.change(func(s *server) { s.delay = 2 * time.Second })
+		later(time.Until(i.Snapshot().RefreshAt) + time.Millisecond)
+		i.token()
+		synctest.Wait()
+		is(t, "replays with what is on its way", rejectedBy(i, 100, p), 100)
+		i.called(3)
+	})
+}
+
+// Likewise what another instance has stored.
+func TestRefusalThatStandsLooksIntoTheStorage(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		first := newInstance(t)
+		second := first.another()
+		second.Rejected(t.Context(), second.set, second.generation(1))
+		is(t, "what the first one asks for", first.Rejected(t.Context(), first.set, first.token()).Generation(), 3)
+		is(t, "replays with what the first one has stored", rejectedBy(second, 100, second.Current()), 100)
+		is(t, "replays when nothing is new", rejectedBy(second, 100, second.Current()), 0)
+		first.called(3)
+	})
+}
+
+// The consent turned out to be gone in the background, and the token set went on being served; once the resource server refuses it as
+// well, it is served to nobody.
+func TestRejectedAfterTheConsentIsGone(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		i := authorized(t, time.Hour)
+		p := i.token()
+		i.server.fail(oauth.Revoked, "invalid_grant")
+		later(time.Until(i.Snapshot().RefreshAt) + time.Second)
+		i.token()
+		later(3 * time.Second)
+		is(t, "status", i.Snapshot().Status, connection.StatusRevoked)
+		is(t, "token while nobody has refused it", i.token().Generation(), p.Generation())
+		if next := i.Rejected(t.Context(), i.set, i.Current()); next != nil {
+			t.Fatalf("got %v to replay with", next)
+		}
+		if _, err := i.Token(t.Context(), i.set); err == nil {
+			t.Fatal("a token that is refused, of a consent that is gone, is still served")
+		}
+	})
+}
+
+// A wrong audience costs each instance of a cluster a refresh for each cool-down, whatever the traffic.
+func TestRejectedForEverInACluster(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		first := newInstance(t)
+		second := first.another()
+		for end := time.Now().Add(time.Hour); time.Now().Before(end); later(time.Second) {
+			first.Rejected(t.Context(), first.set, first.token())
+			second.Rejected(t.Context(), second.set, second.token())
+		}
+		if calls := first.server.calls(); calls > 2*122 {
+			t.Fatalf("an hour of refusals cost two instances %d token requests, want one each for each cool-down of 30 s", calls)
+		}
+	})
+}
+
 // sameToken makes the server give its first token again and again until that expires.
 func sameToken(i *instance) {
 	var first *oauth.TokenResponse

@@ -47,6 +47,7 @@ type Source struct {
 	retryAt  time.Time // no attempt before this
 	lastErr  error     // what requests are told until then
 	lookedAt time.Time // when LookAgain looked last
+	soughtAt time.Time // when the storage was last soughtAt into for a refusal that stands
 	pauseOf  *Settings // the Settings that the pause is for, because it may be their fault; nil = for all
 }
 

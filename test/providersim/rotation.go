@@ -21,6 +21,7 @@ type refreshToken struct {
 	replacedAt time.Time     // zero while it is the newest
 	next       *refreshToken // the newest of those that replaced it
 	proven     bool          // it, or the access token that came with it, was used
+	lost       bool          // the answer with what replaced it got lost
 	dead       bool
 }
 
@@ -77,12 +78,16 @@ func (s *Sim) renew(text string) *accessToken {
 		}
 	case provider.RotationSingleUse:
 		if replayed {
-			s.fault("rotation class E", "a refresh token that was used up came again")
+			if !old.lost { // whoever got no answer may ask again, in vain
+				s.fault("rotation class E", "a refresh token that was used up came again")
+			}
 			return nil
 		}
 	case provider.RotationPunished:
 		if replayed && time.Since(old.replacedAt) > s.opts.Grace {
-			s.fault("rotation class F", "a refresh token that was used up came again, and ends the whole family")
+			if !old.lost {
+				s.fault("rotation class F", "a refresh token that was used up came again, and ends the whole family")
+			}
 			s.end(old.of, "a replay")
 			return nil
 		}

@@ -58,6 +58,7 @@ type Sim struct {
 	issued   int
 	counts   Counts
 	down     bool // the revocation endpoint
+	lose     int  // how many answers to refreshes get lost on the way
 	redirect string
 }
 
@@ -67,6 +68,7 @@ type Counts struct {
 	Codes          int // codes exchanged
 	Refreshes      int // refreshes granted
 	Replays        int // refresh tokens sent again after they were replaced
+	Lost           int // refreshes granted whose answer got lost
 	Refusals       int // refreshes refused
 	Revocations    int // requests to the revocation endpoint that were good
 	API            int // API calls that were good
@@ -128,6 +130,13 @@ func (s *Sim) Down(down bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.down = down
+}
+
+// Lose has the answers to the next refreshes get lost on their way: the provider has done what was asked, and the client cannot know.
+func (s *Sim) Lose(answers int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lose = answers
 }
 
 // API is the URL of the provider's API as an upstream; of the own API that tokens are for, where the provider has none.

@@ -46,6 +46,11 @@ func (s *Sim) token(w http.ResponseWriter, r *http.Request, at string) {
 	}
 	s.compare("token endpoint", form, want)
 	switch {
+	case granted != nil && refresh && s.lose > 0:
+		s.lose--
+		s.counts.Lost++
+		s.refresh[form.Get("refresh_token")].lost = true
+		panic(http.ErrAbortHandler)
 	case granted == nil && refresh:
 		s.counts.Refusals++
 		s.refuse(w, r, s.act.revoked(s))
