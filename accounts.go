@@ -25,9 +25,6 @@ type account struct {
 	End         string // link
 }
 
-var accountEnded = account{Tone: "ended", State: "Needs you again", Connected: true, Needed: true,
-	Advice: "The provider has ended this connection. Connect it again to go on."}
-
 // account returns how a connection is. Looking asks no provider.
 func (v *visit) account(c *activeConnection, source *connection.Source) account {
 	state, err := source.Peek(v.r.Context(), c.settings)
@@ -60,6 +57,10 @@ func accountOf(state connection.State, err error) account {
 			Advice: "The provider refuses this site. Its operator has to correct the configuration."}
 	default:
 		one = account{Tone: "on", State: "Connected", Connected: true}
+		if ends, soon := livesOf(state).endSoon(time.Now()); soon {
+			one = account{Tone: "weak", State: "Ends soon", Connected: true, Needed: true,
+				Advice: "The access ends on " + ends.UTC().Format("2 January 2006, 15:04 MST") + ". Connect it again before that, and nothing stops working."}
+		}
 	}
 	one.Refreshed, one.Scopes = state.IssuedAt, granted(state.Scope, state.Consent)
 	if state.Consent != nil {

@@ -150,7 +150,8 @@ func (a *App) watch(now time.Time) {
 		if p == nil || s.settings.Grant != oauth.GrantRefreshToken {
 			continue
 		}
-		ends, soon := endsSoon(p.TokenSet(), now)
+		set := p.TokenSet()
+		ends, soon := lives{set.IssuedAt, set.ExpiresAt, set.RefreshExpiresAt, !set.RefreshToken.IsZero()}.endSoon(now)
 		if !soon || !p.FirstNotice() {
 			continue
 		}
@@ -161,13 +162,23 @@ func (a *App) watch(now time.Time) {
 	}
 }
 
-// endsSoon returns when a person's access ends, and whether that is soon. A refresh token that was given for less than the notice
+// lives are those of a person's token set.
+type lives struct {
+	issued, ends, refreshEnds time.Time // the last is zero when it is not known, or never
+	renewable                 bool
+}
+
+func livesOf(state connection.State) lives {
+	return lives{state.IssuedAt, state.ExpiresAt, state.RefreshExpiresAt, state.Renewable}
+}
+
+// endSoon returns when a person's access ends, and whether that is soon. A refresh token that was given for less than the notice
 // is one of a session, which use keeps alive. So is one of the last days: of the set before it somebody was told.
-func endsSoon(set connection.TokenSet, now time.Time) (ends time.Time, soon bool) {
-	ends, before := set.ExpiresAt, notice(set.ExpiresAt.Sub(set.IssuedAt), tokenNotice, tokenShare)
-	if !set.RefreshToken.IsZero() {
-		ends, before = set.RefreshExpiresAt, refreshNotice
-		if ends.Sub(set.IssuedAt) <= before { // also when it is not known
+func (l lives) endSoon(now time.Time) (ends time.Time, soon bool) {
+	ends, before := l.ends, notice(l.ends.Sub(l.issued), tokenNotice, tokenShare)
+	if l.renewable {
+		ends, before = l.refreshEnds, refreshNotice
+		if ends.Sub(l.issued) <= before { // also when it is not known
 			return ends, false
 		}
 	}

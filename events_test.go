@@ -418,10 +418,11 @@ func TestEndsSoon(t *testing.T) {
 		if tt.dies > 0 {
 			set.RefreshExpiresAt = issued.Add(tt.dies)
 		}
-		if _, soon := endsSoon(set, issued.Add(tt.quiet)); soon {
+		life := lives{set.IssuedAt, set.ExpiresAt, set.RefreshExpiresAt, !set.RefreshToken.IsZero()}
+		if _, soon := life.endSoon(issued.Add(tt.quiet)); soon {
 			t.Errorf("%s: told too soon", tt.name)
 		}
-		if _, soon := endsSoon(set, issued.Add(tt.tells)); soon != (tt.tells > 0) {
+		if _, soon := life.endSoon(issued.Add(tt.tells)); soon != (tt.tells > 0) {
 			t.Errorf("%s: told is %v", tt.name, soon)
 		}
 	}

@@ -286,7 +286,7 @@ func FreeAddress(t testing.TB) string {
 	t.Helper()
 	for range 1000 {
 		address := fmt.Sprintf("127.0.0.1:%d", portBase+int(nextPort.Add(1)))
-		if listener, err := net.Listen("tcp", address); err == nil {
+		if listener, err := new(net.ListenConfig).Listen(context.Background(), "tcp", address); err == nil {
 			listener.Close()
 			return address
 		}
