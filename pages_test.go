@@ -182,8 +182,8 @@ func TestAccountWords(t *testing.T) {
 	}
 }
 
-// TestEndsSoon: who has to connect an account again in a few days is told when, while there is time.
-func TestEndsSoon(t *testing.T) {
+// TestAccountEndsSoon: who has to connect an account again in a few days is told when, while there is time.
+func TestAccountEndsSoon(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	for name, tt := range map[string]struct {
