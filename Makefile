@@ -38,12 +38,14 @@ xcaddy: bin/xcaddy ## builds bin/caddy-xcaddy the way users do, and runs the qui
 		$$(go list -m -f '{{.Version}}' github.com/caddyserver/caddy/v2) --with $(PLUGIN)@v0.0.0=. --output bin/caddy-xcaddy
 	scripts/smoke bin/caddy-xcaddy
 
-lint: bin/golangci-lint ## golangci-lint, shellcheck and a syntax check of the lab
+lint: bin/golangci-lint ## golangci-lint, shellcheck, a syntax check of the lab, the alert rules and their tests
 	scripts/install-parts lint
 	bin/golangci-lint run --build-tags integration
 	cd test/browser && ../../bin/golangci-lint run --build-tags integration
 	shellcheck .ci/run bench/run scripts/*
 	node --check test/lab/op/server.mjs
+	PATH="bin:$$PATH" promtool check rules ops/prometheus/rules.yml
+	PATH="bin:$$PATH" promtool test rules ops/prometheus/rules_test.yml
 
 fuzz: ## every fuzz test for FUZZTIME (30s)
 	scripts/fuzz $(FUZZTIME)

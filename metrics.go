@@ -66,7 +66,7 @@ func newMetrics(engine *engine) *metrics {
 	gauge := func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc(prometheus.BuildFQName("caddy", appName, name), help, labels, nil)
 	}
-	return &metrics{
+	m := &metrics{
 		engine:        engine,
 		requests:      counter("requests_total", "Requests by what became of them.", "connection", "outcome"),
 		replays:       counter("replays_total", "Answers 401 of upstreams by what came of sending the request again.", "connection", "result"),
@@ -86,6 +86,10 @@ func newMetrics(engine *engine) *metrics {
 
 		connections: labelValues{most: maxConnectionLabels}, codes: labelValues{most: maxCodeLabels}, keys: labelValues{most: maxKeyLabels},
 	}
+	for _, operation := range storageOperations {
+		m.storageErrors.WithLabelValues(operation)
+	}
+	return m
 }
 
 // vectors are the collectors that count.
@@ -230,9 +234,17 @@ type meter struct {
 	injected prometheus.Counter
 }
 
+// alarming are the events that ops/prometheus/rules.yml looks at.
+var alarming = []signal{
+	signalLostRotation, signalRevoked, signalExpiring, signalUnsaved, signalSaveDropped, signalLockLost, signalTakenOver,
+}
+
 // meter returns the meter of a connection.
 func (m *metrics) meter(name string) *meter {
 	label := m.connections.of(name)
+	for _, s := range alarming {
+		m.events.WithLabelValues(label, s.name) // from 0 on: Prometheus takes no notice of a counter that begins with 1
+	}
 	return &meter{all: m, label: label, injected: m.requests.WithLabelValues(label, outcomeInjected)}
 }
 

@@ -144,7 +144,7 @@ func TestMetricsOfTrouble(t *testing.T) {
 	_, _ = broken.Stat(t.Context(), "k")
 	_ = broken.Lock(t.Context(), "k")
 	_ = broken.Unlock(t.Context(), "k")
-	for _, operation := range []string{"load", "store", "delete", "list", "stat", "lock", "unlock"} {
+	for _, operation := range storageOperations {
 		c.wantMetrics(map[string]float64{`storage_errors_total{operation="` + operation + `"}`: 1})
 	}
 }

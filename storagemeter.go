@@ -15,6 +15,9 @@ type meteredStorage struct {
 	failures *prometheus.CounterVec // by operation
 }
 
+// storageOperations are those that are counted.
+var storageOperations = []string{"store", "load", "delete", "list", "stat", "lock", "unlock"}
+
 // count counts a failure. That nothing is stored is none, nor is a caller who has left.
 func (s *meteredStorage) count(operation string, err error) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, context.Canceled) {
