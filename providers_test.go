@@ -158,6 +158,9 @@ func (j *journey) is(status connection.Status) {
 	if err != nil || view.Status != string(status) {
 		j.t.Errorf("the connection is %q, %v; want %q", view.Status, err, status)
 	}
+	if name := j.sim.Row.Name; status == connection.StatusActive && name != "odd" && (view.AccountID == "" || view.Label != "Jane's account") {
+		j.t.Errorf("the account is %q, called %q", view.AccountID, view.Label)
+	}
 	if status == connection.StatusActive && (len(view.Missing) > 0 || len(view.Granted) == 0 && len(j.sim.Row.Scopes(wantedScopes[j.sim.Row.Name])) > 0) {
 		j.t.Errorf("granted is %q, missing %q", view.Granted, view.Missing)
 	}
