@@ -43,7 +43,8 @@ const (
 // environmentProxy is where HTTP_PROXY points to.
 var environmentProxy net.Listener
 
-// internet is where HTTPS_PROXY points to: the hosts of all presets are simulated there, under their own names.
+// internet is where HTTPS_PROXY points to: the hosts of all presets are simulated there, under their own names, and with certificates
+// that this process trusts as it would the real ones.
 var internet *providersim.Internet
 
 func TestMain(m *testing.M) {
@@ -63,6 +64,7 @@ func TestMain(m *testing.M) {
 	}
 	for name, value := range map[string]string{
 		"HTTPS_PROXY":   internet.URL.String(), // read once in a process, and never for loopback addresses
+		"SSL_CERT_FILE": internet.CA,           // read once in a process
 		"XDG_DATA_HOME": filepath.Join(dir, "data"), "XDG_CONFIG_HOME": filepath.Join(dir, "config"),
 		// Read once in a process: the test of HTTP_PROXY needs it before the first request of any test.
 		"HTTP_PROXY": "http://" + environmentProxy.Addr().String(), "NO_PROXY": "",
@@ -178,6 +180,14 @@ func run(t *testing.T, with setup) *site {
 	if s.idp == nil {
 		s.idp = newIDP(t)
 	}
+	s.start(func() string { return s.config(with) })
+	return s
+}
+
+// start starts Caddy with a Caddyfile for the site's address.
+func (s *site) start(config func() string) {
+	s.t.Helper()
+	t := s.t
 	transport := &http.Transport{DisableCompression: true, Proxy: nil}
 	s.client = &http.Client{Transport: transport, Timeout: 20 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error {
 		return http.ErrUseLastResponse
@@ -186,7 +196,7 @@ func run(t *testing.T, with setup) *site {
 	for range 3 { // somebody else may take the free port meanwhile
 		s.addr = freeAddress(t)
 		logged.reset()
-		s.loaded = adapt(t, s.config(with))
+		s.loaded = adapt(t, config())
 		if err = caddy.Load(s.loaded, true); err == nil {
 			break
 		}
@@ -201,7 +211,6 @@ func run(t *testing.T, with setup) *site {
 	if err != nil {
 		t.Fatalf("start Caddy: %v", err)
 	}
-	return s
 }
 
 // reload loads the same configuration once more.

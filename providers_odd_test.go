@@ -115,9 +115,6 @@ const oddDescription = `connection odd {
 	auth_param kind offline
 	header X-Odd "odd={token};"
 	allow_hosts api.odd.example
-	tls {
-		ca %s
-	}
 	quirks {
 		pkce off
 		secret_as_user on
@@ -151,10 +148,10 @@ func TestProviderWithoutPreset(t *testing.T) {
 				Name: "odd", Row: odd(), ClientID: "caddy", Secret: clientSecret, ExpiresIn: expiresIn,
 			})
 			s := run(t, setup{
-				connections: fmt.Sprintf(oddDescription, clientSecret, internet.CA),
+				connections: fmt.Sprintf(oddDescription, clientSecret),
 				site:        basicAuth + "oauth2_connect\n" + apiSite("odd", sim),
 			})
-			(&journey{browser: s.as("alice"), sim: sim, name: "odd"}).live()
+			(&journey{browser: s.as("alice"), sim: sim, name: "odd", path: "/odd", subject: "alice"}).live()
 		})
 	}
 }

@@ -1,6 +1,7 @@
 package caddyoauth_test
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/http"
@@ -28,15 +29,17 @@ var wantedScopes = map[string][]string{
 
 // apiAddress has upstreams that are more than a fixed host, as docs/providers says.
 var apiAddress = map[string]string{
-	"salesforce": "{http.oauth2_inject.host.token.instance_url}:443 {\n header_up Host {http.reverse_proxy.upstream.host}\n",
-	"quickbooks": "https://quickbooks.api.intuit.com {\n rewrite /v3/company/{http.oauth2_inject.token.realmId}{uri}\n",
+	"salesforce": "{http.oauth2_inject.host.token.instance_url}:443 {\n header_up Host {http.reverse_proxy.upstream.host}\n transport http {\n tls\n}\n}",
+	"quickbooks": "https://quickbooks.api.intuit.com {\n rewrite /v3/company/{http.oauth2_inject.token.realmId}{uri}\n}",
 }
 
 // journey is one preset in the running Caddy.
 type journey struct {
 	*browser
-	sim  *providersim.Sim
-	name string // of the connection
+	sim     *providersim.Sim
+	name    string // of the connection
+	path    string // of the API on the site
+	subject string // whose tokens; "" for one account that all share
 }
 
 // wants returns what a test asks of a provider.
@@ -66,7 +69,7 @@ func simulateWith(t *testing.T, all map[string]providersim.Options, extra map[st
 		sim := providersim.New(t, internet, options)
 		connections += presetConnection(name, options, extra[name])
 		site += apiSite(name, sim)
-		journeys[name] = &journey{sim: sim, name: name}
+		journeys[name] = &journey{sim: sim, name: name, path: "/" + name, subject: "alice"}
 	}
 	with := setup{connections: connections, site: site}
 	s := run(t, with)
@@ -78,15 +81,10 @@ func simulateWith(t *testing.T, all map[string]providersim.Options, extra map[st
 
 // apiSite is the part of the site that leads to a provider's API.
 func apiSite(name string, sim *providersim.Sim) string {
-	to := apiAddress[sim.Row.Name]
-	if to == "" {
-		to = sim.API() + " {\n"
-	}
-	return fmt.Sprintf("handle_path /%[1]s/* {\n oauth2_inject %[1]s {\n reverse_proxy %[2]s transport http {\n tls\n tls_trust_pool file %[3]s\n}\n}\n}\n}\n",
-		name, to, internet.CA)
+	return fmt.Sprintf("handle_path /%[1]s/* {\n oauth2_inject %[1]s {\n reverse_proxy %[2]s\n}\n}\n", name, cmp.Or(apiAddress[sim.Row.Name], sim.API()))
 }
 
-// presetConnection writes down a connection by a preset: nothing in it is there for the test but the authority that is trusted.
+// presetConnection writes down a connection by a preset. Nothing in it is there for the test.
 func presetConnection(name string, options providersim.Options, extra string) string {
 	text := "connection " + name + " {\nprovider " + options.Name
 	row, _ := provider.Lookup(options.Name)
@@ -97,7 +95,7 @@ func presetConnection(name string, options providersim.Options, extra string) st
 		}
 		text += "}"
 	}
-	text += "\nclient_id caddy\nclient_secret " + clientSecret + "\nsubject {http.auth.user.id}\ntls {\nca " + internet.CA + "\n}\n"
+	text += "\nclient_id caddy\nclient_secret " + clientSecret + "\nsubject {http.auth.user.id}\n"
 	if len(options.Scopes) > 0 {
 		text += "scopes " + strings.Join(options.Scopes, " ") + "\n"
 	}
@@ -113,7 +111,7 @@ func (j *journey) on(t *testing.T) *journey {
 			t.Errorf("a client saw a secret: %s", line)
 		}
 	})
-	return &journey{sim: j.sim, name: j.name, browser: s.as("alice")}
+	return &journey{sim: j.sim, name: j.name, path: j.path, subject: j.subject, browser: s.as("alice")}
 }
 
 // consent goes to the provider by way of that path, and returns the way back: path and query; "" when the provider lets nobody back.
@@ -139,7 +137,7 @@ func (j *journey) consent(path string) string {
 func (j *journey) authorize() {
 	j.t.Helper()
 	j.open(j.consent("/connect/authorize/"+j.name)).wantTo(j.t, "/connect/done/"+j.name)
-	view, err := j.app().View(j.t.Context(), caddyoauth.Ref{Connection: j.name, Subject: "alice"})
+	view, err := j.app().View(j.t.Context(), caddyoauth.Ref{Connection: j.name, Subject: j.subject})
 	if j.sim.Row.TestCall.URL != "" && (err != nil || view.AccountID == "" || view.Label == "") {
 		j.t.Errorf("the test call found the account %q, %q, %v", view.AccountID, view.Label, err)
 	}
@@ -148,20 +146,20 @@ func (j *journey) authorize() {
 // call calls the API as a client that brings no headers of its own.
 func (j *journey) call() answer {
 	j.t.Helper()
-	return j.visit(http.MethodGet, "/"+j.name+"/v1/things", "User-Agent: ")
+	return j.visit(http.MethodGet, j.path+"/v1/things", "User-Agent: ")
 }
 
 // is wants the connection in a state, and nothing granted to be missing while it works.
 func (j *journey) is(status connection.Status) {
 	j.t.Helper()
-	view, err := j.app().View(j.t.Context(), caddyoauth.Ref{Connection: j.name, Subject: "alice"})
+	view, err := j.app().View(j.t.Context(), caddyoauth.Ref{Connection: j.name, Subject: j.subject})
 	if err != nil || view.Status != string(status) {
 		j.t.Errorf("the connection is %q, %v; want %q", view.Status, err, status)
 	}
 	if name := j.sim.Row.Name; status == connection.StatusActive && name != "odd" && (view.AccountID == "" || view.Label != "Jane's account") {
 		j.t.Errorf("the account is %q, called %q", view.AccountID, view.Label)
 	}
-	if status == connection.StatusActive && (len(view.Missing) > 0 || len(view.Granted) == 0 && len(j.sim.Row.Scopes(wantedScopes[j.sim.Row.Name])) > 0) {
+	if status == connection.StatusActive && (len(view.Missing) > 0 || len(view.Granted) == 0 && len(j.sim.Scopes()) > 0) {
 		j.t.Errorf("granted is %q, missing %q", view.Granted, view.Missing)
 	}
 }

@@ -28,10 +28,7 @@ func (s *Sim) authorize(w http.ResponseWriter, r *http.Request) {
 	for name, value := range s.Row.AuthParams {
 		want[name] = value
 	}
-	scopes := s.Row.Scopes(s.opts.Scopes)
-	if s.act.discovers {
-		scopes = slices.DeleteFunc(scopes, func(scope string) bool { return !slices.Contains(s.act.scopes, scope) })
-	}
+	scopes := s.Scopes()
 	if len(scopes) > 0 {
 		want[s.Row.ScopeParam] = strings.Join(scopes, s.Row.ScopeSeparator)
 	}
@@ -67,6 +64,15 @@ func (s *Sim) authorize(w http.ResponseWriter, r *http.Request) {
 		back.Set("hmac", signature(back, s.opts.Secret))
 	}
 	http.Redirect(w, r, redirect+"?"+back.Encode(), http.StatusFound)
+}
+
+// Scopes are those that the client is to ask for; where there is metadata, only such as it lists.
+func (s *Sim) Scopes() []string {
+	scopes := s.Row.Scopes(s.opts.Scopes)
+	if !s.act.discovers {
+		return scopes
+	}
+	return slices.DeleteFunc(scopes, func(scope string) bool { return !slices.Contains(s.act.scopes, scope) })
 }
 
 // signature is how Shopify signs a query: the other parameters, sorted, as name=value joined by &.

@@ -74,7 +74,7 @@ func (s *Sim) refreshing(at string, form url.Values, want map[string]string) {
 		want[name] = value
 	}
 	if s.Row.SendScopeOnRefresh {
-		want["scope"] = strings.Join(s.Row.Scopes(s.opts.Scopes), s.Row.ScopeSeparator)
+		want["scope"] = strings.Join(s.Scopes(), s.Row.ScopeSeparator)
 	}
 }
 
