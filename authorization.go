@@ -53,11 +53,15 @@ var (
 	errPendingUnknown = errors.New("finish the authorization: it was not begun here, took too long, or was finished before")
 	errPendingForeign = errors.New("finish the authorization: it was begun by somebody else, or in another browser")
 	errPendingFull    = errors.New("begin the authorization: too many are under way")
+	errPendingMany    = errors.New("begin the authorization: this person has begun too many")
 	errOtherAnswer    = errors.New("finish the authorization: the answer is about something else than was asked for")
 )
 
 // beginAuthorization stores what the way back needs and returns where to send the person.
 func (a *App) beginAuthorization(ctx context.Context, c *activeConnection, source *connection.Source, p pendingV1) (string, error) {
+	if !a.engine.brake.admits(beginner{source.ID().Tenant, p.Identity}, time.Now()) {
+		return "", errPendingMany
+	}
 	state := oauth.RandomState()
 	request := oauth.AuthorizationRequest{RedirectURI: p.RedirectURI, State: state, Params: c.consent.authParams}
 	if c.consent.pkce {

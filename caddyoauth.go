@@ -24,6 +24,7 @@
 //	hosts.go       who may receive a token; rules.go: which requests may travel with one
 //	problem.go     what a client is told when there is no token
 //	connect.go     http.handlers.oauth2_connect: the pages on which people connect their accounts
+//	brake.go       how often one person may begin to connect
 //	redirect.go    which browsers are led there at once
 //	pages.go       how a page is made, from templates/; accounts.go and explain.go hold what they say
 //	engine.go      the process-wide state that outlives configurations

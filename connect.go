@@ -9,7 +9,9 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -171,7 +173,12 @@ func (v *visit) authorize(name string) error {
 		Identity: v.who.identity, Browser: browserDigest(v.who.browser), RedirectURI: v.redirectURI(v.r),
 		ReturnTo: localPath(v.r.URL.Query().Get("return_to")),
 	})
-	if err != nil {
+	switch {
+	case errors.Is(err, errPendingMany):
+		v.logger.Warn("could not begin an authorization", zap.String("connection", c.name), zap.Error(err))
+		v.w.Header().Set("Retry-After", strconv.Itoa(int(time.Minute/time.Second)))
+		return v.show(pageMany)
+	case err != nil:
 		v.logger.Error("could not begin an authorization", zap.String("connection", c.name), zap.Error(err))
 		return v.show(pageTrouble)
 	}

@@ -30,6 +30,7 @@ type sourceKey struct {
 type engine struct {
 	nonce string // tells this process from others in intents and records
 	told  toldOnce
+	brake brake
 
 	metrics *metrics
 

@@ -222,6 +222,28 @@ func TestManyPending(t *testing.T) {
 	alice.open(back).wantTo(t, doneDrive)
 }
 
+// TestOnePersonFillsPending: who begins over and over keeps nobody else from connecting.
+func TestOnePersonFillsPending(t *testing.T) {
+	p := runPeople(t, "")
+	mallory, alice := p.as("bob"), p.as("alice")
+	begun := 0
+	for range 1100 {
+		a := mallory.open(toDrive)
+		if a.status == http.StatusTooManyRequests {
+			a.want(t, http.StatusTooManyRequests, "That was too often")
+			if a.header.Get("Retry-After") == "" {
+				t.Error("nobody says when to try again")
+			}
+			break
+		}
+		begun++
+	}
+	if begun != 100 || p.stored("/pending/") != begun {
+		t.Errorf("%d were begun, %d are stored", begun, p.stored("/pending/"))
+	}
+	alice.connect(toDrive).wantTo(t, doneDrive)
+}
+
 // fillPending puts as many files beside the one authorization under way as may be under way.
 func fillPending(t *testing.T, storage string) {
 	t.Helper()

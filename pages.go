@@ -50,6 +50,8 @@ var (
 		Detail: "There is no such connection, or it is not yours to connect."}
 	pageForeign = page{Status: http.StatusForbidden, Tone: "off", Title: "Not from another site",
 		Detail: "The request came from another site. Please use the buttons on this page."}
+	pageMany = page{Status: http.StatusTooManyRequests, Tone: "weak", Title: "That was too often",
+		Detail: "You have begun to connect an account very many times. Please wait a few minutes, and try again."}
 	pageTrouble = page{Status: http.StatusServiceUnavailable, Tone: "weak", Title: "That did not work",
 		Detail: "Something is not working here at the moment. Please try again in a little while."}
 )
