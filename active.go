@@ -27,9 +27,10 @@ type activeConnection struct {
 	config    string    // digest of the configuration, to tell whether two inline connections are the same
 	subject   string    // template that says whose token a request travels with; "" = one for all
 	consent   consent
-	call      *testCall // nil = there is none
-	client    *oauth.Client
-	discovery *discovery // nil where the endpoints are configured
+	call      *testCall    // nil = there is none
+	plain     *counterpart // nil when it depends on the person
+	blueprint *blueprint   // nil when it does not
+	discovery *discovery   // nil where the endpoints are configured
 	engine    *engine
 	meter     *meter
 
@@ -64,6 +65,14 @@ func (c *activeConnection) keyOf(subject string) (sourceKey, error) {
 		return sourceKey{}, errNoSubject
 	}
 	return key, nil
+}
+
+// allowed returns who may receive a token set's token; nil = the upstreams of the reverse_proxy.
+func (c *activeConnection) allowed(p *connection.Published) *hostList {
+	if c.injection.hosts == nil {
+		return c.allow
+	}
+	return c.injection.rendition(p).allow
 }
 
 // needsPerson reports whether the connection is one that people authorize.
@@ -148,16 +157,18 @@ func (a *App) addConnection(name string, config *Connection) (*activeConnection,
 	a.share(b.discovery, name)
 	key := sourceKey{storage: a.storageID, id: b.id, fingerprint: b.fingerprint}
 	active := &activeConnection{
-		discovery: b.discovery,
-		name:      name, key: key, injection: b.injection, allow: b.allow, rules: b.rules, config: digest,
-		subject: config.Subject, consent: b.consent, call: b.call, client: b.client, engine: a.engine, certificate: b.certificate,
-		meter: a.metrics.meter(name),
-		settings: connection.Settings{
-			Store: a.store, Client: b.client, Breaker: a.engine.breaker(b.endpoint), Tasks: a.tasks,
-			Observe: a.observe, Policy: b.policy, Grant: b.grant, Nonce: a.engine.nonce,
-			Scopes: b.consent.scopes, FingerprintOf: b.digest,
-		}.Complete(),
+		name: name, key: key, injection: b.injection, allow: b.allow, rules: b.rules, config: digest,
+		subject: config.Subject, consent: b.consent, call: b.call, plain: b.counterpart, blueprint: b.blueprint, engine: a.engine,
+		certificate: b.certificate, discovery: b.discovery, meter: a.metrics.meter(name),
 	}
+	settings := connection.Settings{
+		Store: a.store, Tasks: a.tasks, Observe: a.observe, Policy: b.policy, Grant: b.grant, Nonce: a.engine.nonce,
+		Scopes: b.consent.scopes, FingerprintOf: b.digest, DoorOf: active.doorOf(),
+	}
+	if b.counterpart != nil {
+		settings.Client, settings.Breaker = b.client, a.engine.breaker(b.endpoint)
+	}
+	active.settings = settings.Complete()
 	if config.Subject == "" {
 		active.source = a.engine.source(key)
 	}

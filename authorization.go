@@ -46,6 +46,8 @@ type pendingV1 struct {
 	RedirectURI string    `json:"redirect_uri"`
 	ReturnTo    string    `json:"return_to,omitempty"`
 	ExpiresAt   time.Time `json:"expires_at"`
+
+	Fields map[string]string `json:"fields,omitempty"` // what the person has answered
 }
 
 // Why an authorization cannot be finished, beyond what the provider says. The person has to begin again.
@@ -62,8 +64,12 @@ func (a *App) beginAuthorization(ctx context.Context, c *activeConnection, sourc
 	if !a.engine.brake.admits(beginner{source.ID().Tenant, p.Identity}, time.Now()) {
 		return "", errPendingMany
 	}
+	server, err := c.counterpart(&connection.Consent{Fields: p.Fields})
+	if err != nil {
+		return "", err
+	}
 	state := oauth.RandomState()
-	request := oauth.AuthorizationRequest{RedirectURI: p.RedirectURI, State: state, Params: c.consent.authParams}
+	request := oauth.AuthorizationRequest{RedirectURI: p.RedirectURI, State: state, Params: server.authParams}
 	if c.consent.pkce {
 		pkce := oauth.NewPKCE()
 		request.Challenge, p.Verifier = pkce.Challenge, pkce.Verifier.Reveal()
@@ -72,7 +78,7 @@ func (a *App) beginAuthorization(ctx context.Context, c *activeConnection, sourc
 		request.Nonce = oauth.RandomState()
 		p.Nonce = request.Nonce
 	}
-	client, server, err := c.client.At(ctx)
+	client, metadata, err := server.client.At(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -80,8 +86,8 @@ func (a *App) beginAuthorization(ctx context.Context, c *activeConnection, sourc
 	if err != nil {
 		return "", err
 	}
-	if p.Issuer = c.consent.issuer; server != nil { // kept, so that whoever finishes compares with who was asked, whatever they know of the server
-		p.Issuer, p.IssuerNamed = server.Issuer, server.AuthorizationResponseIssParameterSupported
+	if p.Issuer = server.issuer; metadata != nil { // kept, so that whoever finishes compares with who was asked, whatever they know of the server
+		p.Issuer, p.IssuerNamed = metadata.Issuer, metadata.AuthorizationResponseIssParameterSupported
 	}
 	id := source.ID()
 	p.Version, p.Tenant, p.Connection, p.Subject, p.Fingerprint = 1, id.Tenant, id.Connection, id.Subject, c.key.fingerprint
@@ -111,20 +117,26 @@ func (a *App) finishAuthorization(ctx context.Context, rawQuery string, who visi
 		return outcome{}, errPendingUnknown // the configuration has changed meanwhile
 	}
 	out := outcome{conn: c, returnTo: p.ReturnTo}
-	if err := c.believe(answer, p, rawQuery); err != nil {
+	given := &connection.Consent{Requested: c.consent.scopes, Fields: p.Fields, Callback: picked(answer.Extra, c.consent.keeping.callback)}
+	server, err := c.counterpart(given)
+	if err == nil {
+		err = c.believe(server, answer, p, rawQuery)
+	}
+	if err != nil {
 		return out, err
 	}
 	if answer.Error != "" {
 		return out, &deniedError{code: answer.Error}
 	}
 	ctx = context.WithoutCancel(ctx) // a code works once: from here on a closed tab must not cost the consent; the client has time-outs
-	resp, err := c.redeem(ctx, answer.Code, p)
+	resp, err := server.redeem(ctx, answer.Code, p)
+	if err == nil {
+		err = checkIDToken(c.consent.clientID, resp, p)
+	}
 	if err != nil {
 		return out, err
 	}
-	given := &connection.Consent{
-		Requested: c.consent.scopes, Callback: picked(answer.Extra, c.consent.keeping.callback), Found: c.consent.keeping.told(resp),
-	}
+	given.Found = c.consent.keeping.told(resp)
 	key := c.key
 	key.id.Subject = p.Subject
 	source := a.engine.source(key)
@@ -137,22 +149,18 @@ func (a *App) finishAuthorization(ctx context.Context, rawQuery string, who visi
 }
 
 // redeem exchanges the code.
-func (c *activeConnection) redeem(ctx context.Context, code secret.Text, p *pendingV1) (*oauth.TokenResponse, error) {
-	resp, err := c.client.ExchangeCode(ctx, oauth.CodeExchange{Code: code, Verifier: secret.New(p.Verifier), RedirectURI: p.RedirectURI})
-	if err != nil {
-		return nil, err
-	}
-	return resp, checkIDToken(c, resp, p)
+func (s *counterpart) redeem(ctx context.Context, code secret.Text, p *pendingV1) (*oauth.TokenResponse, error) {
+	return s.client.ExchangeCode(ctx, oauth.CodeExchange{Code: code, Verifier: secret.New(p.Verifier), RedirectURI: p.RedirectURI})
 }
 
 // believe checks that a way back comes from the authorization server that was asked, and is about what it was asked for.
-func (c *activeConnection) believe(answer *oauth.AuthorizationResponse, asked *pendingV1, rawQuery string) error {
+func (c *activeConnection) believe(server *counterpart, answer *oauth.AuthorizationResponse, asked *pendingV1, rawQuery string) error {
 	if c.consent.signed {
-		if err := c.client.CheckSignature(rawQuery); err != nil {
+		if err := server.client.CheckSignature(rawQuery); err != nil {
 			return err
 		}
 	}
-	for name, want := range c.consent.confirms {
+	for name, want := range server.confirms {
 		if answer.Error == "" && answer.Extra[name] != want {
 			return fmt.Errorf("%w: %s is not the one that was asked", errOtherAnswer, name)
 		}
@@ -173,7 +181,7 @@ type deniedError struct{ code string }
 func (e *deniedError) Error() string { return "authorize: the provider answered " + e.code }
 
 // checkIDToken compares an ID token, if one came, with what was asked for (OpenID Connect Core section 3.1.3.7).
-func checkIDToken(c *activeConnection, resp *oauth.TokenResponse, asked *pendingV1) error {
+func checkIDToken(clientID string, resp *oauth.TokenResponse, asked *pendingV1) error {
 	if resp.IDToken.IsZero() {
 		return nil
 	}
@@ -181,7 +189,7 @@ func checkIDToken(c *activeConnection, resp *oauth.TokenResponse, asked *pending
 	if err != nil {
 		return err
 	}
-	return claims.Check(asked.Issuer, c.consent.clientID, asked.Nonce, time.Now())
+	return claims.Check(asked.Issuer, clientID, asked.Nonce, time.Now())
 }
 
 // putPending stores an authorization under way, after removing those that took too long.

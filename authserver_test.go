@@ -32,7 +32,9 @@ type authServer struct {
 	signIns   int            // requests with a password
 	reuse     int            // refresh tokens that came twice
 	revoked   []string       // tokens that came to the revocation endpoint
-	redeemed  url.Values     // the last request with a code that was good
+	lastPath  string         // of the last request to a token or revocation endpoint
+	lastForm  url.Values
+	redeemed  url.Values // the last request with a code that was good
 	issued    int64
 	lifetime  int // of access tokens, in seconds
 
@@ -40,12 +42,13 @@ type authServer struct {
 	read     int            // how often that was read
 
 	// How it behaves.
-	says   url.Values // instead of a code, or with "code" overwritten
-	issuer string     // sent as iss
-	down   bool       // the revocation endpoint
-	reply  string     // instead of tokens
-	more   string     // members of the token response besides the tokens
-	signer string     // the secret that the way back is signed with
+	says    url.Values // instead of a code, or with "code" overwritten
+	issuer  string     // sent as iss
+	tenants bool       // send the tenant's own iss
+	down    bool       // the revocation endpoint
+	reply   string     // instead of tokens
+	more    string     // members of the token response besides the tokens
+	signer  string     // the secret that the way back is signed with
 }
 
 func newAuthServer(t *testing.T) *authServer {
@@ -60,6 +63,9 @@ func newAuthServer(t *testing.T) *authServer {
 	mux.HandleFunc("POST /revoke", a.revoke)
 	mux.HandleFunc("GET /.well-known/openid-configuration", a.describe)
 	mux.HandleFunc("GET /common/v2.0/.well-known/openid-configuration", a.describe)
+	mux.HandleFunc("GET /t/{tenant}/authorize", a.authorize)
+	mux.HandleFunc("POST /t/{tenant}/token", a.token)
+	mux.HandleFunc("POST /t/{tenant}/revoke", a.revoke)
 	a.Server = httptest.NewServer(mux)
 	t.Cleanup(a.Close)
 	return a
@@ -130,6 +136,9 @@ func (a *authServer) authorize(w http.ResponseWriter, r *http.Request) {
 		a.codes[code] = asked
 		back.Set("code", code)
 	}
+	if tenant := r.PathValue("tenant"); a.tenants && tenant != "" {
+		back.Set("iss", a.URL+"/t/"+tenant)
+	}
 	if a.issuer != "" {
 		back.Set("iss", a.issuer)
 	}
@@ -147,6 +156,8 @@ func (a *authServer) authorize(w http.ResponseWriter, r *http.Request) {
 func (a *authServer) token(w http.ResponseWriter, r *http.Request) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	_ = r.ParseForm()
+	a.lastPath, a.lastForm = r.URL.Path, r.PostForm
 	w.Header().Set("Content-Type", "application/json")
 	id, secret, _ := r.BasicAuth()
 	if id != "caddy" || secret != clientSecret {
@@ -221,6 +232,7 @@ func (a *authServer) issue(w http.ResponseWriter, grant int) {
 func (a *authServer) revoke(w http.ResponseWriter, r *http.Request) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.lastPath = r.URL.Path
 	if a.down {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		return

@@ -56,14 +56,14 @@ func (r *resolver) params(field string, raw map[string]string) map[string]string
 
 // endpoint resolves and checks the URL of an endpoint; "" is none.
 func (r *resolver) endpoint(field, raw string, insecure bool) string {
-	value := r.text(field, raw)
-	if value == "" {
+	value := r.wording(field, raw)
+	if value.String() == "" {
 		return ""
 	}
-	if err := checkTokenEndpoint(value, insecure); err != nil {
+	if err := (address{value, insecure}).check(); err != nil {
 		r.fault(field, err)
 	}
-	return value
+	return value.String()
 }
 
 func (r *resolver) fault(field string, err error) {
@@ -72,39 +72,38 @@ func (r *resolver) fault(field string, err error) {
 
 // built is a connection with everything resolved: what the configuration says, as the packages below want it.
 type built struct {
-	id          connection.ID
-	client      *oauth.Client
-	certificate *oauth.Certificate // nil = none
-	discovery   *discovery         // nil where the endpoints are configured
-	endpoint    string             // the token endpoint or its issuer, to share its breaker
-	policy      connection.Policy
-	grant       string   // as connection.Settings has it
-	warnings    []string // what the operator should know about the grant
-	fingerprint string
-	digest      func(scopes []string) string // the fingerprint, had other scopes been asked for
-	injection   *injection
-	call        *testCall // nil = there is none
-	allow       *hostList // nil = the upstreams of the reverse_proxy
-	rules       ruleSet
-	consent     consent
+	id           connection.ID
+	*counterpart                    // nil when it depends on the person
+	blueprint    *blueprint         // nil when it does not
+	certificate  *oauth.Certificate // nil = none
+	discovery    *discovery         // nil where the endpoints are configured
+	policy       connection.Policy
+	grant        string   // as connection.Settings has it
+	warnings     []string // what the operator should know about the grant
+	fingerprint  string
+	digest       func(scopes []string) string // the fingerprint, had other scopes been asked for
+	injection    *injection
+	call         *testCall // nil = there is none
+	allow        *hostList // nil = the upstreams of the reverse_proxy
+	rules        ruleSet
+	consent      consent
 }
 
 // consent is how a person authorizes a connection. The zero value is for connections of machines.
 type consent struct {
-	title      string // for people: the provider's, or the connection's name
-	issuer     string // "" = not compared
-	clientID   string
-	scopes     []string // that are asked for
-	authParams map[string]string
-	pkce       bool
-	openID     bool // ask for, and check, a nonce
-	revocable  bool // ending the connection may call the revocation endpoint
+	title     string // for people: the provider's, or the connection's name
+	endpoint  string // where people are sent, with marks; "" = not known yet
+	clientID  string
+	scopes    []string // that are asked for
+	fields    []field  // that people are asked for first
+	pkce      bool
+	openID    bool // ask for, and check, a nonce
+	revocable bool // ending the connection may call the revocation endpoint
 
 	revokeAccess bool // and what it wants to hear of is the access token
 
-	signed   bool              // the way back is signed with the client secret
-	keeping  *keeping          // what is kept of the answers
-	confirms map[string]string // parameters of the way back that must say what was asked for
+	signed  bool     // the way back is signed with the client secret
+	keeping *keeping // what is kept of the answers
 }
 
 // build resolves and checks the connection. It touches no network and writes nothing.
@@ -113,25 +112,26 @@ func (c *Connection) build(name string) (*built, error) {
 	preset := c.preset(r)
 	c.amend(r, preset)
 	conf := c.wire(r, preset)
+	fields := c.buildFields(r, preset)
 	out := &built{
 		id:        connection.ID{Tenant: r.text("tenant", c.Tenant), Connection: name},
 		discovery: c.buildDiscovery(r, &conf, preset),
-		endpoint:  cmp.Or(conf.TokenEndpoint, conf.Issuer),
 		policy:    c.policy(r, preset),
 		grant:     c.grant(r, conf),
 	}
 	out.warnings = c.buildGrant(r, &conf, name)
 	conf.Scopes = c.scopes(r, preset, out.grant)
-	keep := c.buildKeeping(r, preset)
+	keep := c.buildKeeping(r, preset, fields)
 	out.injection = c.buildInjection(r, preset, keep)
 	out.call = c.buildTestCall(r, c.testCall(preset), out.injection)
 	if out.call != nil && out.call.userinfo && out.discovery == nil {
 		out.call = nil
 	}
-	out.allow = c.buildAllowList(r, preset)
+	out.allow = c.buildAllowList(r, preset, out.injection)
 	out.rules = c.buildRules(r)
-	out.consent = c.buildConsent(r, preset, conf)
-	out.consent.title, out.consent.keeping = cmp.Or(out.consent.title, name), keep
+	out.consent = c.buildConsent(preset, conf)
+	out.consent.title, out.consent.keeping, out.consent.fields = cmp.Or(out.consent.title, name), keep, fields
+	plan := c.buildBlueprint(r, conf, preset, keep)
 	if len(r.faults) > 0 {
 		return nil, fmt.Errorf("connection %q: %w", name, errors.Join(r.faults...))
 	}
@@ -142,27 +142,17 @@ func (c *Connection) build(name string) (*built, error) {
 		return fingerprint(other, out.grant)
 	}
 	out.fingerprint = out.digest(conf.Scopes)
-	client, err := oauth.NewClient(conf)
+	plain, err := plan.trial()
 	if err == nil && out.grant == oauth.GrantRefreshToken {
-		err = out.consent.try(conf)
+		err = plan.try()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("connection %q: %w", name, err)
 	}
-	out.client = client
+	if out.counterpart = plain; !plan.plain() {
+		out.counterpart, out.blueprint = nil, plan // what was tried out is nobody's
+	}
 	return out, nil
-}
-
-// try makes an authorization request that goes nowhere: wrong parameters are the operator's to see, not a visitor's.
-func (c *consent) try(conf oauth.Config) error {
-	if conf.Discovery = nil; conf.AuthorizationEndpoint == "" {
-		conf.AuthorizationEndpoint = "https://idp.invalid/" // not known yet
-	}
-	client, err := oauth.NewClient(conf)
-	if err == nil {
-		_, err = client.AuthorizationURL(oauth.AuthorizationRequest{RedirectURI: "https://localhost/", State: oauth.RandomState(), Params: c.authParams})
-	}
-	return err
 }
 
 // wire settles what goes over the wire to the authorization server. Of the preset it takes what is not said.
@@ -171,11 +161,11 @@ func (c *Connection) wire(r *resolver, preset *provider.Provider) oauth.Config {
 		TokenEndpoint:         cmp.Or(r.endpoint("token_endpoint", c.TokenEndpoint, c.InsecureHTTP), preset.TokenEndpoint),
 		AuthorizationEndpoint: cmp.Or(r.endpoint("authorization_endpoint", c.AuthorizationEndpoint, c.InsecureHTTP), preset.AuthorizationEndpoint),
 		ClientID:              r.text("client_id", c.ClientID),
-		Issuer:                r.text("issuer", c.Issuer),
+		Issuer:                r.marked("issuer", c.Issuer),
 		Timeout:               time.Duration(c.Timeout), // 0 = the default, in both packages 15 s
 		Resources:             r.texts("resource", c.Resource),
-		Audience:              r.text("audience", c.Audience),
-		Params:                r.params("token_param", c.TokenParams),
+		Audience:              r.marked("audience", c.Audience),
+		Params:                r.markedParams("token_param", c.TokenParams),
 		UserAgent:             userAgent,
 	}
 	shapeFor(&conf, preset)
@@ -197,13 +187,21 @@ func (c *Connection) scopes(r *resolver, preset *provider.Provider, grant string
 	return preset.AppScopes
 }
 
-// buildAllowList settles who may receive the token. nil = the upstreams of the reverse_proxy.
-func (c *Connection) buildAllowList(r *resolver, preset *provider.Provider) *hostList {
-	hosts := preset.APIHosts
-	if len(c.AllowHosts) > 0 {
-		hosts = r.texts("allow_hosts", c.AllowHosts)
+// buildAllowList settles who may receive the token. nil = the upstreams of the reverse_proxy, or, with marks in it, those that the
+// injection makes of what is known of a token set.
+func (c *Connection) buildAllowList(r *resolver, preset *provider.Provider, in *injection) *hostList {
+	hosts, own := preset.APIHosts, len(c.AllowHosts) > 0
+	if own {
+		hosts = nil
+		for _, host := range c.AllowHosts {
+			hosts = append(hosts, r.marked("allow_hosts", host))
+		}
 	}
-	if len(hosts) == 0 {
+	if len(hosts) == 0 || in == nil {
+		return nil
+	}
+	if slices.ContainsFunc(hosts, markText.MatchString) {
+		in.hosts = c.buildHosts(r, hosts, in.keeping)
 		return nil
 	}
 	list, err := newHostList(hosts)
@@ -211,7 +209,7 @@ func (c *Connection) buildAllowList(r *resolver, preset *provider.Provider) *hos
 		r.fault("allow_hosts", err)
 		return nil
 	}
-	list.tlsOnly = len(c.AllowHosts) == 0 // a public API is never called in the clear
+	list.tlsOnly = !own // a public API is never called in the clear
 	return list
 }
 
@@ -229,22 +227,20 @@ func (c *Connection) buildRules(r *resolver) ruleSet {
 }
 
 // buildConsent settles how people authorize.
-func (c *Connection) buildConsent(r *resolver, preset *provider.Provider, conf oauth.Config) consent {
+func (c *Connection) buildConsent(preset *provider.Provider, conf oauth.Config) consent {
 	title, _, _ := strings.Cut(preset.Title, " (") // what follows is for operators
 	return consent{
-		title:      title,
-		issuer:     conf.Issuer,
-		clientID:   conf.ClientID,
-		scopes:     slices.Clone(conf.Scopes),
-		authParams: overridden(preset.AuthParams, r.params("auth_param", c.AuthParams)),
-		pkce:       preset.PKCE != provider.PKCEOmit,
-		openID:     slices.Contains(conf.Scopes, "openid"),
-		revocable:  conf.Discovery != nil || conf.RevocationEndpoint != "" && preset.Revocation.Automatic(),
+		title:     title,
+		endpoint:  conf.AuthorizationEndpoint,
+		clientID:  conf.ClientID,
+		scopes:    slices.Clone(conf.Scopes),
+		pkce:      preset.PKCE != provider.PKCEOmit,
+		openID:    slices.Contains(conf.Scopes, "openid"),
+		revocable: conf.Discovery != nil || conf.RevocationEndpoint != "" && preset.Revocation.Automatic(),
 
 		revokeAccess: revokesAccessToken(preset.Revocation),
 
-		signed:   preset.CallbackHMAC,
-		confirms: c.confirms(r, preset),
+		signed: preset.CallbackHMAC,
 	}
 }
 

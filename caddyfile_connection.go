@@ -74,12 +74,13 @@ var optionParsers = map[string]func(*caddyfile.Dispenser, *Connection) error{
 	"keep":               list(func(c *Connection) *[]string { return &c.Keep }),
 	"keep_callback":      list(func(c *Connection) *[]string { return &c.KeepCallback }),
 	"test_call":          parseTestCall,
+	"field":              parseField,
 	"tls":                parseTokenEndpointTLS,
 	"quirks":             parseQuirks,
 }
 
 // repeatable are the options that may be given several times. Their parsers know what must not be said twice.
-var repeatable = []string{"allow", "auth_param", "header", "param", "token_param"}
+var repeatable = []string{"allow", "auth_param", "field", "header", "param", "token_param"}
 
 // parse reads one option.
 func (o *options) parse(d *caddyfile.Dispenser) error {

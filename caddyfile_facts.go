@@ -1,9 +1,13 @@
 package caddyoauth
 
 import (
+	"errors"
 	"net/http"
+	"regexp"
+	"slices"
 	"strings"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 )
 
@@ -157,4 +161,61 @@ func (t *TestCall) check() error {
 		return nil // checked when it is resolved
 	}
 	return checkTokenEndpoint(t.URL, false)
+}
+
+// parseField parses
+//
+//	field <name> {
+//		label    <text>
+//		example  <text>
+//		required
+//		default  <text>
+//		pattern  <regular expression>
+//	}
+func parseField(d *caddyfile.Dispenser, c *Connection) error {
+	f := Field{}
+	if !d.Args(&f.Name) || d.NextArg() {
+		return d.ArgErr()
+	}
+	if slices.ContainsFunc(c.Fields, func(other Field) bool { return other.Name == f.Name }) {
+		return d.Errf("field %s is given twice", f.Name)
+	}
+	seen := make(map[string]bool)
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		name := d.Val()
+		if seen[name] {
+			return d.Errf("%s is given twice", name)
+		}
+		seen[name] = true
+		if err := f.parseOption(d); err != nil {
+			return err
+		}
+	}
+	if _, err := regexp.Compile(f.Pattern); err != nil || !fieldName.MatchString(f.Name) || isSecretName(f.Name) {
+		r := &resolver{repl: caddy.NewReplacer()}
+		r.field(f, nil) // says what is wrong
+		return d.WrapErr(errors.Join(r.faults...))
+	}
+	c.Fields = append(c.Fields, f)
+	return nil
+}
+
+// parseOption parses one line of the block.
+func (f *Field) parseOption(d *caddyfile.Dispenser) error {
+	if d.Val() == "required" {
+		f.Required = true
+		if d.NextArg() {
+			return d.ArgErr()
+		}
+		return nil
+	}
+	texts := map[string]*string{"label": &f.Label, "example": &f.Example, "default": &f.Default, "pattern": &f.Pattern}
+	text, known := texts[d.Val()]
+	if !known {
+		return d.Errf("unknown option %q of field; known are default, example, label, pattern and required", d.Val())
+	}
+	if !d.Args(text) || d.NextArg() || *text == "" {
+		return d.ArgErr()
+	}
+	return nil
 }

@@ -166,6 +166,10 @@ var optionArguments = map[string]struct {
 		"GET https://a.example {\n\t\t\t\theader X\n\t\t\t}", "GET https://a.example {\n\t\t\t\tbody a b\n\t\t\t}", "GET https://a.example {\n\t\t\t\tpath x\n\t\t\t}",
 		"GET http://api.example/me", "GET https://u:p@api.example/me", "GET {token.url}/me",
 	}},
+	"field": {"region {\n\t\t\t\tlabel \"Your region\"\n\t\t\t\texample eu\n\t\t\t\trequired\n\t\t\t\tdefault eu\n\t\t\t\tpattern eu|us\n\t\t\t}", []string{
+		"", "a b", `""`, "Region", "1region", "api_token", "region {\n\t\t\t\tpattern (\n\t\t\t}", "region {\n\t\t\t\trequired yes\n\t\t\t}", "region {\n\t\t\t\tlabel\n\t\t\t}",
+		"region {\n\t\t\t\tlabel a b\n\t\t\t}", "region {\n\t\t\t\tlabel a\n\t\t\t\tlabel b\n\t\t\t}", "region {\n\t\t\t\thint a\n\t\t\t}",
+	}},
 	"keep_callback":          {"realmId accounts-server", []string{"", `""`, "a b!", "code", "hmac"}},
 	"authorization_endpoint": {"https://idp.example/authorize", []string{"", `""`, "https://a.example b", "http://idp.example/authorize", "https://u:p@idp.example/"}},
 	"revocation_endpoint":    {"https://idp.example/revoke", []string{"", `""`, "https://a.example b", "http://idp.example/revoke", "ftp://idp.example/"}},

@@ -78,6 +78,9 @@ type Connection struct {
 	Keep []string `json:"keep,omitempty"`
 	// KeepCallback names parameters of the way back from the authorization endpoint, likewise.
 	KeepCallback []string `json:"keep_callback,omitempty"`
+	// Fields are what people are asked for before they are sent to the provider. Default: the required parameters of the preset that
+	// are not given, but for those that name a host.
+	Fields []Field `json:"fields,omitempty"`
 	// TestCall tells whose token it is. Default: the preset's.
 	TestCall *TestCall `json:"test_call,omitempty"`
 	// ForwardAuthorization lets the client's own Authorization header pass when the token travels elsewhere. Default: false,

@@ -293,7 +293,7 @@ func TestEveryOptionIsInJSON(t *testing.T) {
 		t.Errorf("the JSON does not survive: %v\n%s\n%s", err, config.Apps.App, again)
 	}
 	for option := range optionParsers {
-		field := map[string]string{"token_param": "token_params", "auth_param": "auth_params", "param": "params"}[option]
+		field := map[string]string{"token_param": "token_params", "auth_param": "auth_params", "param": "params", "field": "fields"}[option]
 		if field == "" {
 			field = option
 		}

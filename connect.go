@@ -169,9 +169,19 @@ func (v *visit) authorize(name string) error {
 			Detail: "Another site has led you here. Go on only if you want this site to use your account on your behalf.",
 		})
 	}
+	var given map[string]string
+	if len(c.consent.fields) > 0 {
+		var wrong map[string]string
+		if v.r.Method == http.MethodPost {
+			given, wrong = answers(c.consent.fields, v.w, v.r)
+		}
+		if given == nil || len(wrong) > 0 {
+			return v.ask(c, source, given, wrong)
+		}
+	}
 	to, err := v.app.beginAuthorization(v.r.Context(), c, source, pendingV1{
 		Identity: v.who.identity, Browser: browserDigest(v.who.browser), RedirectURI: v.redirectURI(v.r),
-		ReturnTo: localPath(v.r.URL.Query().Get("return_to")),
+		ReturnTo: localPath(v.r.URL.Query().Get("return_to")), Fields: given,
 	})
 	switch {
 	case errors.Is(err, errPendingMany):

@@ -94,7 +94,7 @@ func (h *Handler) suits(c *activeConnection) error {
 		return fmt.Errorf("connection %q: a token in the query would show up in logs in this form; put the reverse_proxy inside the oauth2_inject block, or use `via transport`", c.name)
 	case len(c.injection.params) > 0:
 		return fmt.Errorf("connection %q: param cannot be added in this form; put the reverse_proxy inside the oauth2_inject block, or use `via transport`", c.name)
-	case c.allow != nil:
+	case c.allow != nil, c.injection.hosts != nil:
 		return fmt.Errorf("connection %q: allow_hosts cannot be checked in this form (a preset brings its own); put the reverse_proxy inside the oauth2_inject block, or use `via transport`", c.name)
 	}
 	return nil

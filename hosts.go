@@ -156,3 +156,45 @@ func (l *hostList) permits(d destination) error {
 	}
 	return fmt.Errorf("the host %q is not among the allowed hosts", d.dial.Host)
 }
+
+// hostWordings is an allow-list with marks in it.
+type hostWordings struct {
+	entries []wording
+	tlsOnly bool
+}
+
+// buildHosts reads an allow-list with marks. What the user writes must end in a domain: an answer alone would allow any host.
+func (c *Connection) buildHosts(r *resolver, hosts []string, keep *keeping) *hostWordings {
+	out := &hostWordings{tlsOnly: len(c.AllowHosts) == 0}
+	for _, host := range hosts {
+		entry := parseWording(host)
+		if err := keep.check(entry); err != nil {
+			r.fault("allow_hosts", err)
+		}
+		domain, _, _ := strings.Cut(entry.literals[len(entry.literals)-1], ":")
+		if len(entry.marks) > 0 && !out.tlsOnly && !isDomain(domain) {
+			r.fault("allow_hosts", fmt.Errorf("%s could be any host; write its domain behind the field, as in {field.region}.example.com", host))
+		}
+		out.entries = append(out.entries, entry)
+	}
+	return out
+}
+
+// fill returns the list for what is known. What cannot be filled in allows nothing.
+func (h *hostWordings) fill(known facts) *hostList {
+	list := &hostList{exact: make(map[string]struct{}), tlsOnly: h.tlsOnly}
+	for _, entry := range h.entries {
+		for _, m := range entry.marks {
+			if value, ok := known.value(m); !ok || !hostName.MatchString(strings.ToLower(value)) {
+				entry.literals = nil
+			}
+		}
+		if entry.literals == nil {
+			continue
+		}
+		if host, err := entry.fill(known); err == nil {
+			_ = list.add(strings.ToLower(host)) // what is no host is on no list
+		}
+	}
+	return list
+}

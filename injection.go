@@ -26,6 +26,7 @@ type injection struct {
 	headers []named // that the API wants as well, for requests that do not bring them
 	params  []named // likewise, in the query
 	keeping *keeping
+	hosts   *hostWordings // who may receive the token, where that depends on what is known; nil = it does not
 }
 
 // newHeaderInjection checks a header's name and template.
@@ -71,6 +72,7 @@ type rendition struct {
 	known   facts
 	headers []worded
 	params  []worded
+	allow   *hostList // nil = the connection's
 }
 
 // worded is a header or parameter that requests get unless they bring their own.
@@ -87,6 +89,9 @@ func (in *injection) rendition(p *connection.Published) *rendition {
 
 func (in *injection) render(set connection.TokenSet) any {
 	made := &rendition{token: []string{in.prefix + set.AccessToken.Reveal() + in.suffix}, known: in.keeping.facts(set)}
+	if in.hosts != nil {
+		made.allow = in.hosts.fill(made.known)
+	}
 	made.headers, made.params = wordAll(in.headers, made.known), wordAll(in.params, made.known)
 	return made
 }

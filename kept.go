@@ -64,18 +64,48 @@ type wording struct {
 	marks    []mark
 }
 
-// wording resolves the global placeholders of a text, and leaves the marks for when the facts are known.
-func (r *resolver) wording(field, raw string) wording {
+// parseWording takes a text apart.
+func parseWording(text string) wording {
 	var w wording
 	end := 0
-	for _, at := range markText.FindAllStringIndex(raw, -1) {
-		w.literals = append(w.literals, r.text(field, raw[end:at[0]]))
-		m, _ := parseMark(raw[at[0]+1 : at[1]-1])
+	for _, at := range markText.FindAllStringIndex(text, -1) {
+		w.literals = append(w.literals, text[end:at[0]])
+		m, _ := parseMark(text[at[0]+1 : at[1]-1])
 		w.marks = append(w.marks, m)
 		end = at[1]
 	}
-	w.literals = append(w.literals, r.text(field, raw[end:]))
+	w.literals = append(w.literals, text[end:])
 	return w
+}
+
+// wording resolves the global placeholders of a text, and leaves the marks for when the facts are known.
+func (r *resolver) wording(field, raw string) wording {
+	w := parseWording(raw)
+	for i, literal := range w.literals {
+		w.literals[i] = r.text(field, literal)
+	}
+	return w
+}
+
+// String returns the text with its marks.
+func (w wording) String() string {
+	text := w.literals[0]
+	for i, m := range w.marks {
+		text += m.String() + w.literals[i+1]
+	}
+	return text
+}
+
+// marked is text for what may hold marks.
+func (r *resolver) marked(field, raw string) string { return r.wording(field, raw).String() }
+
+// markedParams is params for what may hold marks.
+func (r *resolver) markedParams(field string, raw map[string]string) map[string]string {
+	values := make(map[string]string, len(raw))
+	for name, value := range raw {
+		values[name] = r.marked(field+" "+name, value)
+	}
+	return values
 }
 
 // fill puts the facts into the text. A fact that is not known is an error: half a header would say something else.
@@ -141,10 +171,11 @@ type keeping struct {
 	callback []string // parameters of the way back
 	found    []string // by the test call
 	fields   []string // that the person is asked for
+	asked    []field  // the same, with what fits
 }
 
 // buildKeeping settles which facts are kept.
-func (c *Connection) buildKeeping(r *resolver, preset *provider.Provider) *keeping {
+func (c *Connection) buildKeeping(r *resolver, preset *provider.Provider, fields []field) *keeping {
 	call := c.testCall(preset)
 	if call == nil {
 		call = new(TestCall)
@@ -160,6 +191,9 @@ func (c *Connection) buildKeeping(r *resolver, preset *provider.Provider) *keepi
 				r.fault(option, err)
 			}
 		}
+	}
+	for _, f := range fields {
+		k.fields, k.asked = append(k.fields, f.name), append(k.asked, f)
 	}
 	return k
 }
@@ -229,7 +263,10 @@ func (k *keeping) facts(set connection.TokenSet) facts {
 	keep(k.callback, func(name string) string { return consent.Callback[name] })
 	keep(k.response, func(name string) string { return cmp.Or(textAt(document, name), consent.Found[name]) })
 	keep(k.found, func(name string) string { return consent.Found[name] })
-	known.fields = consent.Fields
+	known.fields = make(map[string]string, len(k.fields))
+	for _, name := range k.fields {
+		known.fields[name] = consent.Fields[name]
+	}
 	return known
 }
 

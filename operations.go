@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddyoauth/caddyoauth/internal/connection"
+	"github.com/caddyoauth/caddyoauth/internal/secret"
 )
 
 // What people and programs do to token sets, besides sending requests with them. Every surface calls these methods, and no result
@@ -218,7 +219,7 @@ func (c *activeConnection) revoke(ctx context.Context, source *connection.Source
 		return err
 	}
 	if !c.consent.revokeAccess {
-		return c.client.Revoke(ctx, token, "refresh_token")
+		return c.tell(ctx, source, token, "refresh_token")
 	}
 	p, err := source.Token(ctx, c.settings) // an expired one would not be accepted
 	var unavailable *connection.Unavailable
@@ -228,7 +229,20 @@ func (c *activeConnection) revoke(ctx context.Context, source *connection.Source
 	case err != nil:
 		return err
 	}
-	return c.client.Revoke(ctx, p.TokenSet().AccessToken, "access_token")
+	return c.tell(ctx, source, p.TokenSet().AccessToken, "access_token")
+}
+
+// tell tells the provider, at the place that belongs to the consent, that a token is not needed any more.
+func (c *activeConnection) tell(ctx context.Context, source *connection.Source, token secret.Text, kind string) error {
+	state, err := source.Peek(ctx, c.settings)
+	if err != nil {
+		return err
+	}
+	server, err := c.counterpart(state.Consent)
+	if err != nil {
+		return err
+	}
+	return server.client.Revoke(ctx, token, kind)
 }
 
 // Subjects returns the subjects of a connection of which something is stored. It opens every record of the connection.

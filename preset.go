@@ -16,7 +16,11 @@ func (c *Connection) preset(r *resolver) *provider.Provider {
 	if c.Provider == nil {
 		return new(provider.Provider)
 	}
-	preset, err := provider.Resolve(c.Provider.Name, r.params("provider", c.Provider.Params))
+	params := r.params("provider", c.Provider.Params)
+	preset, err := provider.Resolve(c.Provider.Name, params)
+	if row, ok := provider.Lookup(c.Provider.Name); ok && len(c.asked(row)) > 0 {
+		preset, err = row.ExpandAsking(params, c.asked(row))
+	}
 	if err != nil {
 		r.fault("provider", err)
 		return new(provider.Provider)
@@ -29,8 +33,13 @@ func (c *Connection) preset(r *resolver) *provider.Provider {
 func (c *Connection) confirms(r *resolver, preset *provider.Provider) map[string]string {
 	values := make(map[string]string)
 	for _, param := range preset.Params {
-		if given, ok := c.Provider.Params[param.Name]; ok && slices.Contains(preset.CallbackFields, param.Name) {
+		if !slices.Contains(preset.CallbackFields, param.Name) {
+			continue
+		}
+		if given, ok := c.Provider.Params[param.Name]; ok {
 			values[param.Name] = r.text("provider "+param.Name, given)
+		} else if slices.Contains(c.asked(preset), param.Name) {
+			values[param.Name] = mark{kind: "field", name: param.Name}.String()
 		}
 	}
 	return values

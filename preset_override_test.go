@@ -74,7 +74,7 @@ type effect struct {
 // asked is a parameter that people are sent to the provider with.
 func (e effect) asked(param string) string {
 	text, err := e.client.AuthorizationURL(oauth.AuthorizationRequest{
-		RedirectURI: "https://app.example/connect/callback", State: oauth.RandomState(), Params: e.consent.authParams,
+		RedirectURI: "https://app.example/connect/callback", State: oauth.RandomState(), Params: e.authParams,
 	})
 	if err != nil {
 		return err.Error()
@@ -105,7 +105,7 @@ var overrides = map[string]struct {
 }{
 	"Name": {reason: "it is what chooses the row"}, "Title": {reason: "it names the provider for people and decides nothing"},
 	"Params": {reason: "their values are given with the preset, and a URL that they cannot make is given whole"},
-	"Issuer": {"oidc", func(c *Connection) { c.Issuer = "https://own.example" }, func(e effect) any { return e.consent.issuer }, "https://own.example", ""},
+	"Issuer": {"oidc", func(c *Connection) { c.Issuer = "https://own.example" }, func(e effect) any { return e.issuer }, "https://own.example", ""},
 	"AuthorizationEndpoint": {"google", func(c *Connection) { c.AuthorizationEndpoint = "https://idp.example/a" },
 		func(e effect) any { return e.conf.AuthorizationEndpoint }, "https://idp.example/a", ""},
 	"TokenEndpoint": {"google", func(c *Connection) { c.TokenEndpoint = "https://idp.example/t" },
@@ -133,7 +133,7 @@ var overrides = map[string]struct {
 	"OfflineScope": {"salesforce", func(c *Connection) { c.Scopes, c.Quirks = []string{"api"}, &Quirks{OfflineScope: "off"} },
 		func(e effect) any { return e.consent.scopes }, []string{"api"}, ""},
 	"AuthParams": {"google", func(c *Connection) { c.AuthParams = map[string]string{"prompt": "", "access_type": "online"} },
-		func(e effect) any { return e.consent.authParams }, map[string]string{"access_type": "online"}, ""},
+		func(e effect) any { return e.authParams }, map[string]string{"access_type": "online"}, ""},
 	"TokenParams": {"shopify", func(c *Connection) { c.TokenParams = map[string]string{"expiring": "", "own": "x"} },
 		func(e effect) any { return []any{e.conf.CodeParams, e.conf.Params} }, []any{map[string]string{}, map[string]string{"own": "x"}}, ""},
 	"RefreshParams": {"google", func(c *Connection) { c.Quirks = &Quirks{RefreshParams: map[string]string{"a": "b"}} },

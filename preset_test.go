@@ -70,7 +70,7 @@ func TestEveryPreset(t *testing.T) {
 func checkAsked(t *testing.T, b *built, preset *provider.Provider) {
 	t.Helper()
 	text, err := b.client.AuthorizationURL(oauth.AuthorizationRequest{
-		RedirectURI: "https://app.example/connect/callback", State: oauth.RandomState(), Params: b.consent.authParams,
+		RedirectURI: "https://app.example/connect/callback", State: oauth.RandomState(), Params: b.authParams,
 	})
 	if err != nil {
 		t.Errorf("%s: %v", preset.Name, err)
@@ -113,7 +113,7 @@ func TestPresetGivesWay(t *testing.T) {
 		t.Fatal(err)
 	}
 	text, err := b.client.AuthorizationURL(oauth.AuthorizationRequest{
-		RedirectURI: "https://app.example/", State: oauth.RandomState(), Params: b.consent.authParams,
+		RedirectURI: "https://app.example/", State: oauth.RandomState(), Params: b.authParams,
 	})
 	if err != nil {
 		t.Fatal(err)

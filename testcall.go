@@ -180,11 +180,15 @@ func (a *App) test(ctx context.Context, c *activeConnection, source *connection.
 // probe makes the call and reads the answer.
 func (c *activeConnection) probe(ctx context.Context, p *connection.Published) (TestResult, connection.Consent) {
 	set := p.TokenSet()
-	req, err := c.call.request(ctx, c, p)
+	server, err := c.counterpart(set.Consent)
+	var req *http.Request
+	if err == nil {
+		req, err = c.call.request(ctx, c, server.client, p)
+	}
 	if err != nil {
 		return TestResult{Fault: string(oauth.BlameAPI), Code: "no_address", Detail: "The API cannot be asked: " + err.Error() + "."}, connection.Consent{}
 	}
-	answer, err := c.client.Call(req, c.call.roots)
+	answer, err := server.client.Call(req, c.call.roots)
 	if err != nil {
 		result := TestResult{Fault: string(oauth.BlameAPI), Detail: "The API could not be asked, or gave no whole answer. The connection may work all the same."}
 		var failure *oauth.Error
@@ -200,9 +204,9 @@ func (c *activeConnection) probe(ctx context.Context, p *connection.Published) (
 }
 
 // request builds the call. Headers that the call itself is to find out are left out.
-func (t *testCall) request(ctx context.Context, c *activeConnection, p *connection.Published) (*http.Request, error) {
+func (t *testCall) request(ctx context.Context, c *activeConnection, client *oauth.Client, p *connection.Published) (*http.Request, error) {
 	made := *c.injection.rendition(p)
-	target, err := t.target(ctx, c, made.known)
+	target, err := t.target(ctx, client, made.known)
 	if err != nil {
 		return nil, err
 	}
@@ -210,7 +214,7 @@ func (t *testCall) request(ctx context.Context, c *activeConnection, p *connecti
 	if err != nil {
 		return nil, errors.New("its address is not a URL")
 	}
-	if t.url.steered() && (c.allow == nil || !c.allow.allows(u.Hostname(), u.Port())) {
+	if allowed := c.allowed(p); t.url.steered() && (allowed == nil || !allowed.allows(u.Hostname(), u.Port())) {
 		return nil, fmt.Errorf("its host %s is not among the allowed hosts", u.Hostname())
 	}
 	req, err := http.NewRequestWithContext(ctx, t.method, target, strings.NewReader(t.body))
@@ -232,11 +236,11 @@ func (t *testCall) request(ctx context.Context, c *activeConnection, p *connecti
 }
 
 // target returns the URL of the call.
-func (t *testCall) target(ctx context.Context, c *activeConnection, known facts) (string, error) {
+func (t *testCall) target(ctx context.Context, client *oauth.Client, known facts) (string, error) {
 	if !t.userinfo {
 		return t.url.fill(known)
 	}
-	_, server, err := c.client.At(ctx)
+	_, server, err := client.At(ctx)
 	if err == nil && (server == nil || server.UserinfoEndpoint == "") {
 		err = errors.New("its authorization server names no userinfo endpoint")
 	}

@@ -270,7 +270,8 @@ func (t *Transport) permits(req *http.Request, p *plan) error {
 	if !ok {
 		return errors.New("it is not known which host the request goes to")
 	}
-	if t.allow == nil && p.conn.allow == nil {
+	allowed := p.conn.allowed(p.token)
+	if t.allow == nil && allowed == nil {
 		return t.allowError
 	}
 	to := destination{
@@ -282,8 +283,8 @@ func (t *Transport) permits(req *http.Request, p *plan) error {
 			return err
 		}
 	}
-	if p.conn.allow != nil {
-		return p.conn.allow.permits(to)
+	if allowed != nil {
+		return allowed.permits(to)
 	}
 	return nil
 }

@@ -171,7 +171,11 @@ func (r *refresh) permitted(rec Record) error {
 	if d := r.differs(rec); d != nil {
 		return &Unavailable{ID: rec.ID, Status: StatusAuthorizationRequired, Code: d.code(), RetryAt: time.Now().Add(refusedBase), Err: d}
 	}
-	return endpointDown(r.set.Breaker.blocked(time.Now()))
+	_, breaker, err := r.set.door(rec.Current.Consent)
+	if err != nil {
+		return err
+	}
+	return endpointDown(breaker.blocked(time.Now()))
 }
 
 // endpointDown returns the error for an open breaker; nil for the zero time.
@@ -225,7 +229,11 @@ func (r *refresh) replace(ctx context.Context, rec Record) (*Published, error) {
 	if err := r.permitted(rec); err != nil {
 		return nil, err
 	}
-	if err := endpointDown(r.set.Breaker.take(time.Now(), r.set.Policy.lease())); err != nil {
+	client, breaker, err := r.set.door(rec.Current.Consent)
+	if err == nil {
+		err = endpointDown(breaker.take(time.Now(), r.set.Policy.lease()))
+	}
+	if err != nil {
 		return nil, err
 	}
 	if rec.openIntent() {
@@ -239,10 +247,10 @@ func (r *refresh) replace(ctx context.Context, rec Record) (*Published, error) {
 	// What follows must not be cut short by what came before: each step from here on has a deadline of its own.
 	ctx = context.WithoutCancel(ctx)
 	asked := time.Now()
-	resp, before, err := r.set.ask(ctx, rec.Current)
+	resp, before, err := r.set.ask(ctx, client, rec.Current)
 	r.asked = true
 	r.source.stats.Requests.Add(1)
-	r.report(asked, err)
+	report(breaker, asked, err)
 	if err != nil {
 		return r.refused(ctx, rec, err)
 	}
@@ -258,14 +266,14 @@ func (r *refresh) replace(ctx context.Context, rec Record) (*Published, error) {
 }
 
 // report tells the endpoint's breaker how the exchange went.
-func (r *refresh) report(asked time.Time, err error) {
+func report(breaker *Breaker, asked time.Time, err error) {
 	var reply *oauth.Error
 	if !errors.As(err, &reply) {
-		r.set.Breaker.report(asked, err != nil, 0)
+		breaker.report(asked, err != nil, 0)
 		return
 	}
 	temporary := reply.Class == oauth.RetryLater || reply.Class == oauth.UnknownOutcome
-	r.set.Breaker.report(asked, temporary, reply.RetryAfter)
+	breaker.report(asked, temporary, reply.RetryAfter)
 }
 
 // event tells the observer at once.

@@ -32,7 +32,26 @@ type Settings struct {
 	// for; see differs. Both may be nil.
 	Scopes        []string
 	FingerprintOf func(scopes []string) string
+
+	// DoorOf gives the client, and the breaker of its token endpoint, where what a person gave decides which one that is (a shop, a
+	// region). nil: it is Client and Breaker for everybody.
+	DoorOf func(*Consent) (Client, *Breaker, error)
 }
+
+// door returns whom to ask about the tokens of a consent.
+func (s *Settings) door(consent *Consent) (Client, *Breaker, error) {
+	if s.DoorOf == nil {
+		return s.Client, s.Breaker, nil
+	}
+	client, breaker, err := s.DoorOf(consent)
+	if err != nil {
+		return nil, nil, &finding{"the token endpoint is not known: " + err.Error(), &oauth.Error{Class: oauth.Misconfigured, Code: codeIncomplete}}
+	}
+	return client, breaker, nil
+}
+
+// codeIncomplete is for a consent that lacks what its token endpoint's address is made of.
+const codeIncomplete = "incomplete_connection"
 
 // Complete fills in what may be left out: the defaults of the policy, a breaker, an observer and a task group of its own.
 func (s Settings) Complete() *Settings {

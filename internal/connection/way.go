@@ -43,17 +43,17 @@ func (s *Settings) publish(rec Record, now time.Time) *Published {
 
 // ask makes the exchange with the token endpoint that the grant calls for, and returns what the response follows: current, or
 // nothing but its count where it was begun anew. Where no person is needed for that, a dead refresh token is no end.
-func (s *Settings) ask(ctx context.Context, current TokenSet) (*oauth.TokenResponse, TokenSet, error) {
+func (s *Settings) ask(ctx context.Context, client Client, current TokenSet) (*oauth.TokenResponse, TokenSet, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.Policy.Timeout)
 	defer cancel()
 	way := ways[s.Grant]
 	if way.anew == nil || way.refreshes && !current.RefreshToken.IsZero() {
-		resp, err := s.Client.Refresh(ctx, current.RefreshToken)
+		resp, err := client.Refresh(ctx, current.RefreshToken)
 		var reply *oauth.Error
 		if way.anew == nil || !errors.As(err, &reply) || reply.Class != oauth.Revoked {
 			return resp, current, err
 		}
 	}
-	resp, err := way.anew(s.Client, ctx)
+	resp, err := way.anew(client, ctx)
 	return resp, TokenSet{Generation: current.Generation}, err
 }

@@ -3,6 +3,7 @@ package provider
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"regexp"
 	"slices"
@@ -35,12 +36,45 @@ func (p *Provider) Expand(params map[string]string) (*Provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := p.clone()
+	out := p.filled(values)
 	for _, template := range out.urls() {
-		*template.text = fill(*template.text, values)
 		if err := checkURL(*template.text); err != nil {
 			return nil, fmt.Errorf("expand %s of provider %q: %w", template.field, p.Name, err)
 		}
+	}
+	return out, nil
+}
+
+// ExpandAsking is [Provider.Expand] where people will be asked for some of the parameters: those stay in the templates, as
+// `{field.NAME}`, for whoever knows the value. It must fit [Param.Pattern], and what comes out must again be an https URL.
+func (p *Provider) ExpandAsking(params map[string]string, asked []string) (*Provider, error) {
+	given := maps.Clone(params)
+	if given == nil {
+		given = make(map[string]string)
+	}
+	for _, param := range p.Params {
+		if slices.Contains(asked, param.Name) {
+			given[param.Name] = param.Example
+		}
+	}
+	if _, err := p.Expand(given); err != nil { // all that does not depend on the answers is checked now
+		return nil, err
+	}
+	values, err := p.values(given)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range asked {
+		values[name] = "{field." + name + "}"
+	}
+	return p.filled(values), nil
+}
+
+// filled fills values into every template.
+func (p *Provider) filled(values map[string]string) *Provider {
+	out := p.clone()
+	for _, template := range out.urls() {
+		*template.text = fill(*template.text, values)
 	}
 	for _, list := range out.lists() {
 		for i, text := range *list {
@@ -56,7 +90,7 @@ func (p *Provider) Expand(params map[string]string) (*Provider, error) {
 			}
 		}
 	}
-	return out, nil
+	return out
 }
 
 // values checks what was given against what is declared. All faults are reported at once.
@@ -77,7 +111,7 @@ func (p *Provider) values(given map[string]string) (map[string]string, error) {
 		switch {
 		case value == "" && param.Required:
 			fault(param.Name, "is required, as in "+param.Example)
-		case value != "" && !param.accepts(value):
+		case value != "" && !param.Accepts(value):
 			fault(param.Name, "has a value that is not allowed, it looks like "+param.Example)
 		}
 	}
@@ -98,9 +132,9 @@ func (p *Provider) values(given map[string]string) (map[string]string, error) {
 	return values, errors.Join(faults...)
 }
 
-// accepts reports whether the whole value fits. The pattern is anchored, which TestParamPatterns sees to; Go's $ does
+// Accepts reports whether the whole value fits. The pattern is anchored, which TestParamPatterns sees to; Go's $ does
 // not match before a final newline.
-func (param Param) accepts(value string) bool {
+func (param Param) Accepts(value string) bool {
 	pattern, err := regexp.Compile(param.Pattern)
 	return err == nil && len(value) <= 500 && pattern.MatchString(value)
 }

@@ -65,7 +65,7 @@ func TestAttackForeignHost(t *testing.T) {
 			for _, value := range words(`evil.example localhost 169.254.169.254 evil.example:443 https://evil.example
 				evilmyshopify.com acme.myshopify.com.evil.example evil-salesforce.com salesforce.com.evil.example
 				login.microsoftonline.com.evil.example graphxmicrosoft.com quickbooks.api.intuit.com.evil.example`) {
-				open = open || param.accepts(value)
+				open = open || param.Accepts(value)
 			}
 			if open != param.OperatorOnly {
 				t.Errorf("%s takes foreign hosts: %v; it may not be asked from a visitor: %v", param.Name, open, param.OperatorOnly)

@@ -152,3 +152,28 @@ func shared(t *testing.T, path string, a, b reflect.Value) {
 		}
 	}
 }
+
+// TestExpandAsking: what people are asked for stays a mark, also where a bracket stands around it; all else is filled in and checked.
+func TestExpandAsking(t *testing.T) {
+	t.Parallel()
+	shopify, _ := Lookup("shopify")
+	p, err := shopify.ExpandAsking(nil, []string{"shop"})
+	if err != nil || p.TokenEndpoint != "https://{field.shop}/admin/oauth/access_token" || p.APIHosts[0] != "{field.shop}" ||
+		p.TestCall.URL != "https://{field.shop}/admin/api/2026-07/graphql.json" {
+		t.Errorf("got %+v, %v", p, err)
+	}
+	okta, _ := Lookup("okta")
+	p, err = okta.ExpandAsking(map[string]string{"domain": "acme.okta.com"}, []string{"auth_server"})
+	if err != nil || p.TokenEndpoint != "https://acme.okta.com/oauth2/{field.auth_server}/v1/token" {
+		t.Errorf("got %s, %v", p.TokenEndpoint, err)
+	}
+	for name, params := range map[string]map[string]string{"okta": nil, "keycloak": {"base": "http://x"}, "gitlab": {"host": "a b"}} {
+		p, _ := Lookup(name)
+		if _, err := p.ExpandAsking(params, []string{"realm"}); err == nil {
+			t.Errorf("%s: what was given was not checked", name)
+		}
+	}
+	if again, _ := Lookup("shopify"); again.TokenEndpoint != "https://{shop}/admin/oauth/access_token" {
+		t.Error("the table was changed")
+	}
+}

@@ -149,7 +149,7 @@ func TestPlaceholders(t *testing.T) {
 			if !slices.ContainsFunc(allStrings(raw), func(text string) bool { return strings.Contains(text, "{"+param.Name+"}") }) {
 				t.Errorf("parameter %s is used nowhere", param.Name)
 			}
-			if param.Label == "" || !param.accepts(param.Example) || (param.Default != "" && !param.accepts(param.Default)) {
+			if param.Label == "" || !param.Accepts(param.Example) || (param.Default != "" && !param.Accepts(param.Default)) {
 				t.Errorf("parameter %s: wants a label, and an example and a default that its own pattern accepts", param.Name)
 			}
 		}
