@@ -55,12 +55,11 @@ func accountOf(state connection.State, err error) account {
 	case state.Status == connection.StatusMisconfigured:
 		one = account{Tone: "failed", State: "Refused", Connected: true,
 			Advice: "The provider refuses this site. Its operator has to correct the configuration."}
+	case state.Status == connection.StatusExpiring:
+		one = account{Tone: "weak", State: "Ends soon", Connected: true, Needed: true,
+			Advice: "The access ends on " + state.EndsAt.UTC().Format("2 January 2006, 15:04 MST") + ". Connect it again before that, and nothing stops working."}
 	default:
 		one = account{Tone: "on", State: "Connected", Connected: true}
-		if ends, soon := livesOf(state).endSoon(time.Now()); soon {
-			one = account{Tone: "weak", State: "Ends soon", Connected: true, Needed: true,
-				Advice: "The access ends on " + ends.UTC().Format("2 January 2006, 15:04 MST") + ". Connect it again before that, and nothing stops working."}
-		}
 	}
 	one.Refreshed, one.Scopes = state.IssuedAt, granted(state.Scope, state.Consent)
 	if state.Consent != nil {

@@ -64,6 +64,8 @@ var optionParsers = map[string]func(*caddyfile.Dispenser, *Connection) error{
 	"allow":              parseAllow,
 	"provider":           parseProvider,
 	"refresh":            parseRefresh,
+	"refresh_token":      parseRefreshToken,
+	"keep_alive":         parseKeepAliveOption,
 	"client_certificate": parseClientCertificate,
 	"client_key":         parseClientKey,
 	"assertion_audience": text(func(c *Connection) *string { return &c.AssertionAudience }),

@@ -30,6 +30,7 @@
 //	pages.go       how a page is made, from templates/; accounts.go and explain.go hold what they say
 //	engine.go      the process-wide state that outlives configurations
 //	refresh.go     WHEN tokens are refreshed in the background
+//	keepalive.go   what nobody uses is kept alive; who only a person can help is told of
 //	operations.go  what people and programs do to token sets: view, refresh, history, roll back, disconnect
 //	worker.go      goroutines with an end; loop.go: those that look again and again
 //	storage.go     connection.Store over Caddy's storage; record.go and storagekeys.go hold its formats
@@ -95,6 +96,7 @@ type App struct {
 	storageID string
 	tasks     *connection.Tasks
 	loop      *refreshLoop
+	sweeper   *worker // keeps alive what nobody uses
 	keeper    *keyKeeper
 	wake      func() // the loops of all live configurations
 	active    *activeSet
@@ -122,6 +124,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	a.loop = newRefreshLoop(a.scheduled)
 	a.ready = new(atomic.Bool)
 	a.announcer, a.metrics = newAnnouncer(engine), engine.metrics
+	a.sweeper = newWorker()
 	a.engine.join(a)
 	if err := errors.Join(a.provisionStore(), a.provisionEvents(), registerMetrics(ctx)); err != nil {
 		return err
@@ -211,6 +214,7 @@ func storageIdentity(storage certmagic.Storage) (string, error) {
 func (a *App) Start() error {
 	a.loop.start(a.openKeys)
 	a.keeper.start(func(context.Context) {})
+	a.sweeper.start(a.keepAlive)
 	a.announcer.start(a.announceAll)
 	return nil
 }
@@ -229,6 +233,7 @@ func (a *App) openKeys(ctx context.Context) {
 func (a *App) Stop() error {
 	a.loop.stop()
 	a.keeper.stop()
+	a.sweeper.stop()
 	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
 	defer cancel()
 	if err := a.tasks.Stop(ctx); err != nil {
@@ -249,6 +254,7 @@ func (a *App) Cleanup() error {
 	if a.keeper != nil {
 		a.keeper.stop()
 	}
+	a.sweeper.stop()
 	if !a.announcer.ended() {
 		a.announcer.stopWithin(eventGrace)
 	}

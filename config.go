@@ -96,6 +96,11 @@ type Connection struct {
 	// Refresh says what a token is replaced for: `ahead` of its expiry, `on_401` when the API refuses it, whatever the clock says,
 	// or `every_request`. Default: `ahead`.
 	Refresh string `json:"refresh,omitempty"`
+	// KeepAlive says how often a refresh token is used although nobody asks for an access token: a duration, or `off`. Default: a
+	// quarter of the time that it may be idle, and half-way to its end, but not more often than once a day.
+	KeepAlive string `json:"keep_alive,omitempty"`
+	// RefreshToken is what is known of the server's refresh tokens.
+	RefreshToken *RefreshTokenRules `json:"refresh_token,omitempty"`
 	// RefreshBefore is how long before its expiry a token is refreshed in the background. Default: 5m, at most a fifth of the lifetime.
 	RefreshBefore caddy.Duration `json:"refresh_before,omitempty"`
 	// DefaultLifetime is assumed when neither `expires_in` nor the `exp` of a JWT tells how long a token lives. Default: 1h.

@@ -33,6 +33,7 @@ type engine struct {
 	brake brake
 
 	metrics *metrics
+	sweeps  sweeps
 
 	mu       sync.Mutex // guards the fields below; never held across I/O
 	sources  map[sourceKey]*connection.Source

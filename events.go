@@ -11,9 +11,6 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"go.uber.org/zap"
-
-	"github.com/caddyoauth/caddyoauth/internal/connection"
-	"github.com/caddyoauth/caddyoauth/internal/oauth"
 )
 
 // eventPrefix begins the names of our events, since Caddy's events have one namespace.
@@ -124,21 +121,12 @@ func (a *App) keyRotated(keyID string) {
 	a.announce(signalKeyRotated, "", map[string]any{"key": keyID})
 }
 
-// Warnings come so long before the end: a week for a token that nothing can refresh, but at most a tenth of its life; three days for
-// a refresh token; a month for a certificate, but at most a third of its life, since some are made for a day.
+// Warnings of a client certificate come a month before its end, but at most a third of its life, since some are made for a day.
 const (
-	tokenNotice       = 7 * 24 * time.Hour
-	tokenShare        = 10
-	refreshNotice     = 3 * 24 * time.Hour
 	certificateNotice = 30 * 24 * time.Hour
 	certificateShare  = 3
 	certificateEvery  = 24 * time.Hour // how often a certificate that ends soon is told of
 )
-
-// notice returns how long before the end of a life somebody is to be told.
-func notice(life, most time.Duration, share int) time.Duration {
-	return min(most, life/time.Duration(share))
-}
 
 // watch tells of tokens that end soon and that only a person can replace, and of client certificates that end soon.
 func (a *App) watch(now time.Time) {
@@ -146,44 +134,12 @@ func (a *App) watch(now time.Time) {
 		a.watchCertificate(active, now)
 	}
 	for _, s := range a.announcer.engine.sourcesOf(a) {
-		p := s.source.Current()
-		if p == nil || s.settings.Grant != oauth.GrantRefreshToken {
-			continue
-		}
-		set := p.TokenSet()
-		ends, soon := lives{set.IssuedAt, set.ExpiresAt, set.RefreshExpiresAt, !set.RefreshToken.IsZero()}.endSoon(now)
-		if !soon || !p.FirstNotice() {
-			continue
-		}
-		status := s.source.Snapshot().Status
-		a.observe(connection.Event{
-			Kind: connection.KindExpiring, ID: s.source.ID(), Status: status, Was: status, Generation: p.Generation(), ExpiresAt: ends,
-		})
-	}
-}
-
-// lives are those of a person's token set.
-type lives struct {
-	issued, ends, refreshEnds time.Time // the last is zero when it is not known, or never
-	renewable                 bool
-}
-
-func livesOf(state connection.State) lives {
-	return lives{state.IssuedAt, state.ExpiresAt, state.RefreshExpiresAt, state.Renewable}
-}
-
-// endSoon returns when a person's access ends, and whether that is soon. A refresh token that was given for less than the notice
-// is one of a session, which use keeps alive. So is one of the last days: of the set before it somebody was told.
-func (l lives) endSoon(now time.Time) (ends time.Time, soon bool) {
-	ends, before := l.ends, notice(l.ends.Sub(l.issued), tokenNotice, tokenShare)
-	if l.renewable {
-		ends, before = l.refreshEnds, refreshNotice
-		if ends.Sub(l.issued) <= before { // also when it is not known
-			return ends, false
+		if p := s.source.Current(); p != nil {
+			if end, soon := p.Ending(now); soon && !s.source.Snapshot().Status.NeedsPerson() {
+				a.tellEnd(s.source, p.Generation(), end)
+			}
 		}
 	}
-	left := ends.Sub(now)
-	return ends, left > 0 && left <= before
 }
 
 // watchCertificate looks at the file of a connection's client certificate. One that cannot be read is told of by the exchange
@@ -198,7 +154,7 @@ func (a *App) watchCertificate(active *activeConnection, now time.Time) {
 	}
 	active.certificateEnds.Store(ends.Unix())
 	left := ends.Sub(now)
-	if left > notice(ends.Sub(begins), certificateNotice, certificateShare) ||
+	if left > min(certificateNotice, ends.Sub(begins)/certificateShare) ||
 		!a.announcer.engine.told.first(active.name+" "+ends.String(), certificateEvery, now) {
 		return
 	}

@@ -394,49 +394,6 @@ func TestExpiringIsTold(t *testing.T) {
 	c.events("connected")
 }
 
-// TestEndsSoon: what is told of, and when.
-func TestEndsSoon(t *testing.T) {
-	t.Parallel()
-	const day = 24 * time.Hour
-	issued := time.Now()
-	for _, tt := range []struct {
-		name         string
-		life, dies   time.Duration // of the access token and of the refresh token
-		quiet, tells time.Duration // after so long nothing is told, and after so long it is; 0 = never
-	}{
-		{"hour without refresh token", time.Hour, 0, 53 * time.Minute, 55 * time.Minute},
-		{"year without refresh token", 365 * day, 0, 357 * day, 359 * day},
-		{"refresh token without end", time.Hour, -1, 1000 * day, 0},
-		{"refresh token of a week", time.Hour, 7 * day, 3 * day, 4*day + time.Hour},
-		{"refresh token of a session", time.Hour, day, 23 * time.Hour, 0},
-		{"dead already", time.Hour, 7 * day, 7*day + time.Hour, 0},
-	} {
-		set := connection.TokenSet{IssuedAt: issued, ExpiresAt: issued.Add(tt.life)}
-		if tt.dies != 0 {
-			set.RefreshToken = secret.New("seeded")
-		}
-		if tt.dies > 0 {
-			set.RefreshExpiresAt = issued.Add(tt.dies)
-		}
-		life := lives{set.IssuedAt, set.ExpiresAt, set.RefreshExpiresAt, !set.RefreshToken.IsZero()}
-		if _, soon := life.endSoon(issued.Add(tt.quiet)); soon {
-			t.Errorf("%s: told too soon", tt.name)
-		}
-		if _, soon := life.endSoon(issued.Add(tt.tells)); soon != (tt.tells > 0) {
-			t.Errorf("%s: told is %v", tt.name, soon)
-		}
-	}
-}
-
-func TestNotice(t *testing.T) {
-	t.Parallel()
-	for life, want := range map[time.Duration]time.Duration{time.Hour: 6 * time.Minute, 60 * 24 * time.Hour: 6 * 24 * time.Hour, 365 * 24 * time.Hour: tokenNotice} {
-		if got := notice(life, tokenNotice, tokenShare); got != want {
-			t.Errorf("%v: told %v before the end, want %v", life, got, want)
-		}
-	}
-}
-
 // TestSignalsOf: what each event means. A failure is told once as a failure, and a status once when it begins.
 func TestSignalsOf(t *testing.T) {
 	t.Parallel()

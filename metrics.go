@@ -186,7 +186,7 @@ func (m *metrics) gaugesOf(app *App, now time.Time) map[string]*gauges {
 
 // statuses are always shown, with 0 where there is none: what is not there cannot be compared.
 var statuses = []connection.Status{
-	connection.StatusAuthorizationRequired, connection.StatusPending, connection.StatusActive, connection.StatusFailing,
+	connection.StatusAuthorizationRequired, connection.StatusPending, connection.StatusActive, connection.StatusExpiring, connection.StatusFailing,
 	connection.StatusMisconfigured, connection.StatusRevoked, connection.StatusLostRotation, connection.StatusDisconnected,
 }
 

@@ -52,6 +52,7 @@ type TokenView struct {
 	ExpiresAt        *time.Time `json:"expires_at,omitempty"`
 	RefreshAt        *time.Time `json:"refresh_at,omitempty"` // when it is in use
 	RefreshExpiresAt *time.Time `json:"refresh_expires_at,omitempty"`
+	EndsAt           *time.Time `json:"ends_at,omitempty"`   // only a person can go on then
 	LastUsed         *time.Time `json:"last_used,omitempty"` // by this instance, since it started
 	NextAttempt      *time.Time `json:"next_attempt,omitempty"`
 	Attempts         int        `json:"attempts,omitempty"` // that failed in a row
@@ -251,14 +252,17 @@ func (a *App) Subjects(ctx context.Context, name string) (SubjectList, error) {
 	if !ok {
 		return SubjectList{}, fmt.Errorf("connection %q: %w", name, ErrNotFound)
 	}
-	records, unreadable, err := a.store.subjects(ctx, c.key.id)
+	source := a.engine.glance(c.key)
+	list := SubjectList{Subjects: []TokenView{}}
+	var err error
+	list.Unreadable, err = a.store.each(ctx, c.key.id, func(rec connection.Record) error {
+		if rec.ID.Subject != "" {
+			list.Subjects = append(list.Subjects, viewOf(source.Describe(rec, c.settings)))
+		}
+		return nil
+	})
 	if err != nil {
 		return SubjectList{}, fmt.Errorf("%w: %w", ErrStorage, err)
-	}
-	source := a.engine.glance(c.key)
-	list := SubjectList{Subjects: make([]TokenView, 0, len(records)), Unreadable: unreadable}
-	for _, rec := range records {
-		list.Subjects = append(list.Subjects, viewOf(source.Describe(rec, c.settings)))
 	}
 	slices.SortFunc(list.Subjects, func(a, b TokenView) int { return cmp.Compare(a.Subject, b.Subject) })
 	return list, nil
@@ -270,7 +274,7 @@ func viewOf(state connection.State) TokenView {
 		Connection: state.ID.Connection, Subject: state.ID.Subject, Status: string(state.Status), Generation: state.Generation,
 		Reason: string(state.Reason), By: state.By,
 		IssuedAt: known(state.IssuedAt), ExpiresAt: known(state.ExpiresAt), RefreshAt: known(state.RefreshAt),
-		RefreshExpiresAt: known(state.RefreshExpiresAt), LastUsed: known(state.LastUsed), NextAttempt: known(state.NextAttempt),
+		RefreshExpiresAt: known(state.RefreshExpiresAt), EndsAt: known(state.EndsAt), LastUsed: known(state.LastUsed), NextAttempt: known(state.NextAttempt),
 		Renewable: state.Renewable, Unsaved: state.Unsaved, Busy: state.Busy, Granted: granted(state.Scope, state.Consent),
 		Missing: state.Missing,
 	}

@@ -27,13 +27,10 @@ var unreadFacts = map[string]string{
 	"RefreshAnswersAtTheRoot": "for the simulator; a refresh finds the token at the root whatever the table says",
 	"NoExpiryMeansUnlimited":  "for the documentation and the simulator; a token that came with neither end nor refresh token is always taken so",
 
-	"Rotation":              "for the documentation and the simulator; the strictest class is assumed of every server",
-	"RotationConfigurable":  "for the documentation",
-	"GraceSeconds":          "for the documentation and the simulator",
-	"KillsOldAccessToken":   "for the documentation and the simulator; RefreshBefore draws the consequence",
-	"RefreshTokenLifetime":  "for the documentation",
-	"RefreshTokenIdleLimit": "for the documentation",
-	"ConsentLifetime":       "for the documentation",
+	"Rotation":             "for the documentation and the simulator; the strictest class is assumed of every server",
+	"RotationConfigurable": "for the documentation",
+	"GraceSeconds":         "for the documentation and the simulator",
+	"KillsOldAccessToken":  "for the documentation and the simulator; RefreshBefore draws the consequence",
 }
 
 // TestGuardPresetFacts: a fact that nobody reads is dead weight, or a server that is not asked as it wants to be.

@@ -41,10 +41,12 @@ type tokenSetV1 struct {
 	IssuedAt     time.Time       `json:"issued_at"`
 	ExpiresAt    time.Time       `json:"expires_at"`
 	RefreshEnds  *time.Time      `json:"refresh_expires_at,omitempty"`
+	RefreshSince *time.Time      `json:"refresh_issued_at,omitempty"`
 	Reason       string          `json:"reason,omitempty"`
 	Nonce        string          `json:"nonce,omitempty"`
 	By           string          `json:"by,omitempty"`
 	Root         uint64          `json:"root,omitempty"`
+	AuthorizedAt *time.Time      `json:"authorized_at,omitempty"`
 	Response     json.RawMessage `json:"response,omitempty"`
 	Consent      *consentV1      `json:"consent,omitempty"`
 }
@@ -105,10 +107,7 @@ func encodeTokenSet(set connection.TokenSet) *tokenSetV1 {
 		Reason: string(set.Reason), Nonce: set.Nonce, By: set.By, Response: json.RawMessage(set.Response.Reveal()),
 		Root: set.Root, Consent: (*consentV1)(set.Consent),
 	}
-	if !set.RefreshExpiresAt.IsZero() {
-		at := set.RefreshExpiresAt.UTC()
-		out.RefreshEnds = &at
-	}
+	out.RefreshEnds, out.RefreshSince, out.AuthorizedAt = known(set.RefreshExpiresAt), known(set.RefreshIssuedAt), known(set.AuthorizedAt)
 	return out
 }
 
@@ -160,8 +159,12 @@ func decodeTokenSet(in tokenSetV1) connection.TokenSet {
 		Reason: connection.Reason(in.Reason), Nonce: in.Nonce, By: in.By, Response: secret.New(string(in.Response)),
 		Root: in.Root, Consent: (*connection.Consent)(in.Consent),
 	}
-	if in.RefreshEnds != nil {
-		out.RefreshExpiresAt = *in.RefreshEnds
+	for to, from := range map[*time.Time]*time.Time{
+		&out.RefreshExpiresAt: in.RefreshEnds, &out.RefreshIssuedAt: in.RefreshSince, &out.AuthorizedAt: in.AuthorizedAt,
+	} {
+		if from != nil {
+			*to = *from
+		}
 	}
 	return out
 }

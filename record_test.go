@@ -18,7 +18,7 @@ import (
 // fails, stored tokens have become unreadable.
 func TestRecordGoldens(t *testing.T) {
 	t.Parallel()
-	want := map[string]connection.Record{"v1.json": fullRecord(), "v1-minimal.json": minimalRecord(), "v1-failing.json": failingRecord(), "v1-consent.json": consentRecord(), "v1-root.json": rootRecord()}
+	want := map[string]connection.Record{"v1.json": fullRecord(), "v1-minimal.json": minimalRecord(), "v1-failing.json": failingRecord(), "v1-consent.json": consentRecord(), "v1-root.json": rootRecord(), "v1-ends.json": endsRecord()}
 	files, err := filepath.Glob("testdata/records/*.json")
 	if err != nil || len(files) != len(want) {
 		t.Fatalf("found %d goldens, know %d (%v)", len(files), len(want), err)
@@ -78,6 +78,12 @@ func rootRecord() connection.Record {
 	return rec
 }
 
+func endsRecord() connection.Record {
+	rec := rootRecord()
+	rec.Current.RefreshIssuedAt, rec.Current.AuthorizedAt = at2026(1), at2026(0)
+	return rec
+}
+
 func minimalRecord() connection.Record {
 	return connection.Record{
 		ID: connection.ID{Connection: "api"}, Fingerprint: "ffeeddccbbaa99887766554433221100", Status: connection.StatusPending, UpdatedAt: at2026(0),
@@ -112,7 +118,7 @@ func TestRecordKeepsEveryField(t *testing.T) {
 	t.Parallel()
 	rec := fullRecord()
 	intent, failure := rec.Intent, rec.Failure
-	rec = rootRecord() // has what came after the first golden was written
+	rec = endsRecord() // has what came after the first golden was written
 	rec.Intent, rec.Failure = intent, failure
 	for _, value := range []any{rec, rec.ID, rec.Current, *rec.Intent, *rec.Failure, *rec.Current.Consent} {
 		fields := reflect.ValueOf(value)

@@ -170,15 +170,15 @@ func (s *recordStore) records(ctx context.Context, id connection.ID) ([]connecti
 	return all, nil
 }
 
-// subjects returns the current records of all subjects of a connection. Their keys are digests, so each is opened to learn its
-// subject. unreadable counts those that do not open.
-func (s *recordStore) subjects(ctx context.Context, id connection.ID) (all []connection.Record, unreadable int, err error) {
+// each visits the current records of a connection, of all subjects and of none, until the visitor returns an error. Their keys are
+// digests, so each is opened to learn its subject. unreadable counts those that do not open.
+func (s *recordStore) each(ctx context.Context, id connection.ID, visit func(connection.Record) error) (unreadable int, err error) {
 	keys, err := s.storage.List(ctx, connectionDir(id), true)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, 0, nil
+		return 0, nil
 	}
 	if err != nil {
-		return nil, 0, err
+		return 0, err
 	}
 	for _, key := range keys {
 		if path.Base(key) != recordFile {
@@ -190,12 +190,14 @@ func (s *recordStore) subjects(ctx context.Context, id connection.ID) (all []con
 		case errors.Is(err, connection.ErrUnreadable), err == nil && recordKey(rec.ID) != key:
 			unreadable++
 		case err != nil:
-			return nil, 0, err
-		case rec.ID.Subject != "":
-			all = append(all, rec)
+			return unreadable, err
+		default:
+			if err := visit(rec); err != nil {
+				return unreadable, err
+			}
 		}
 	}
-	return all, unreadable, nil
+	return unreadable, nil
 }
 
 // forgetHistory removes the superseded token sets of an ID.

@@ -20,11 +20,12 @@ type Change func(rec Record, now time.Time) (Record, error)
 func Authorized(resp *oauth.TokenResponse, given *Consent, set *Settings, by string) Change {
 	return func(rec Record, now time.Time) (Record, error) {
 		// Not rec.Current: a refresh token of the consent before must not live on in this one.
-		next, err := accept(TokenSet{Generation: rec.Current.Generation}, resp, set, now)
+		root := rec.Current.Generation + 1
+		next, err := accept(TokenSet{Generation: root - 1, Root: root, AuthorizedAt: resp.SentAt}, resp, set, now)
 		if err != nil {
 			return rec, err
 		}
-		next.Reason, next.By, next.Consent, next.Root = ReasonAuthorized, by, given, next.Generation
+		next.Reason, next.By, next.Consent = ReasonAuthorized, by, given
 		rec.Fingerprint = "" // that of the configuration that it is applied under
 		return refreshed(rec, next, now), nil
 	}

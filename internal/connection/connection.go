@@ -39,6 +39,7 @@ const (
 	StatusAuthorizationRequired Status = "authorization_required" // nobody has authorized yet, or must do so again
 	StatusPending               Status = "pending"                // a machine connection whose first token is yet to be fetched
 	StatusActive                Status = "active"                 // a usable token is there
+	StatusExpiring              Status = "expiring"               // active, but soon only a person can go on; never stored
 	StatusFailing               Status = "failing"                // temporary: the current token is served until its own expiry
 	StatusMisconfigured         Status = "misconfigured"          // our client is refused; tokens are kept
 	StatusRevoked               Status = "revoked"                // the refresh token is dead: a person must authorize again
@@ -66,6 +67,7 @@ const (
 	ReasonAhead    Reason = "ahead"    // in the background, before expiry
 	ReasonRejected Reason = "rejected" // the resource server answered 401 to the old one
 	ReasonForced   Reason = "forced"   // somebody asked for it
+	ReasonIdle     Reason = "idle"     // nobody asked for a token, and the refresh token would have died of that
 
 	ReasonRequested Reason = "requested" // a request came, and each gets a new one
 
@@ -85,15 +87,17 @@ type TokenSet struct {
 	IssuedAt     time.Time
 	ExpiresAt    time.Time // never zero in a stored set: the default lifetime is applied when the server is silent
 
-	// RefreshExpiresAt is when the refresh token dies of age, as far as it is known; zero = not known, or never.
-	RefreshExpiresAt time.Time
+	// RefreshExpiresAt is when the refresh token dies of age, as far as it is known; zero = not known, or never. RefreshIssuedAt is
+	// since when that end stands: a refresh may move it, or leave it where it is.
+	RefreshExpiresAt, RefreshIssuedAt time.Time
 
-	Reason   Reason      // why it was obtained
-	Nonce    string      // which process obtained it
-	By       string      // who authorized, forced, rolled back or disconnected; "" for other refreshes
-	Root     uint64      // the generation with which the person authorized; 0 = a machine's, or not known
-	Response secret.Text // the whole response without the two tokens, as JSON
-	Consent  *Consent    // what the authorization brought besides the tokens; nil for machines. Never changed, only replaced
+	Reason       Reason      // why it was obtained
+	Nonce        string      // which process obtained it
+	By           string      // who authorized, forced, rolled back or disconnected; "" for other refreshes
+	Root         uint64      // the generation with which the person authorized; 0 = a machine's, or not known
+	AuthorizedAt time.Time   // when they did
+	Response     secret.Text // the whole response without the two tokens, as JSON
+	Consent      *Consent    // what the authorization brought besides the tokens; nil for machines. Never changed, only replaced
 }
 
 // Consent is what a person's authorization brought along besides the tokens. It goes on from generation to generation until the

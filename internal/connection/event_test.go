@@ -68,18 +68,3 @@ func TestEventsTellTheWaitForTheLock(t *testing.T) {
 		is(t, "took more than the wait and the exchange", e.Took >= 7*time.Second, true)
 	})
 }
-
-func TestFirstNotice(t *testing.T) {
-	virtual(t, func(t *testing.T) {
-		i := newInstance(t)
-		p := i.token()
-		is(t, "first", p.FirstNotice(), true)
-		is(t, "second", p.FirstNotice(), false)
-		i.server.fail(oauth.RetryLater, "server_error")
-		later(58 * time.Minute)
-		i.token()
-		later(time.Second) // the failure has published a copy that is due later
-		is(t, "after a failure", i.Current() != p, true)
-		is(t, "of the copy", i.Current().FirstNotice(), false)
-	})
-}

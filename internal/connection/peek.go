@@ -15,6 +15,7 @@ type State struct {
 	Scope            string    // as granted; "" = as requested
 	RefreshExpiresAt time.Time // zero = not known, or never
 	Renewable        bool      // there is something to refresh with
+	EndsAt           time.Time // when only a person can go on; zero = not known, or never
 	Consent          *Consent  // nil for machines
 	Missing          []string  // scopes that the configuration asks for and nobody consented to
 }
@@ -56,6 +57,10 @@ func (s *Source) Describe(rec Record, set *Settings) State {
 		},
 		Reason: current.Reason, By: current.By, Scope: current.Scope, Consent: current.Consent,
 		RefreshExpiresAt: current.RefreshExpiresAt, Renewable: !set.stuck(current),
+	}
+	var notice time.Time
+	if state.EndsAt, notice = set.ends(current); state.Status == StatusActive && endsSoon(state.EndsAt, notice, time.Now()) {
+		state.Status = StatusExpiring
 	}
 	_, usableUntil := set.Policy.windowOf(current, 0)
 	if over := !time.Now().Before(usableUntil); over && !state.Renewable && !state.Status.NeedsPerson() {

@@ -41,6 +41,11 @@ type Policy struct {
 	RejectionCooldown time.Duration // a token set that replaced a rejected one is not replaced for a 401 within this time
 	UnsavedAfter      time.Duration // how long a new token set that cannot be saved is held back before it is served from memory
 	Mode              Mode          // what a token is replaced for
+
+	KeepAlive       time.Duration // how often an idle refresh token is used; 0 = as the three below suggest, below 0 = never
+	RefreshIdle     time.Duration // a refresh token that is not used for so long dies; 0 = not known
+	RefreshLifetime time.Duration // of a refresh token, where answers do not say; 0 = not known
+	ConsentLifetime time.Duration // from the consent on, whatever was refreshed meanwhile; 0 = not known
 }
 
 // withDefaults fills the fields that are zero. A negative duration means nothing and is taken for zero.

@@ -9,14 +9,17 @@ import (
 
 func TestDefaults(t *testing.T) {
 	t.Parallel()
-	want := Policy{DefaultRefreshBefore, DefaultLifetime, DefaultTimeout, DefaultIdleAfter, DefaultRejectionCooldown, DefaultUnsavedAfter, ModeAhead}
+	want := Policy{
+		RefreshBefore: DefaultRefreshBefore, DefaultLifetime: DefaultLifetime, Timeout: DefaultTimeout, IdleAfter: DefaultIdleAfter,
+		RejectionCooldown: DefaultRejectionCooldown, UnsavedAfter: DefaultUnsavedAfter,
+	}
 	if got := (Policy{}).withDefaults(); got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
-	if got := (Policy{-1, -1, -1, -1, -1, -1, 0}).withDefaults(); got != want {
+	if got := (Policy{RefreshBefore: -1, DefaultLifetime: -1, Timeout: -1, IdleAfter: -1, RejectionCooldown: -1, UnsavedAfter: -1}).withDefaults(); got != want {
 		t.Errorf("negative durations: got %+v, want %+v", got, want)
 	}
-	own := Policy{1, 2, 3, 4, 5, 6, ModeOn401}
+	own := Policy{1, 2, 3, 4, 5, 6, ModeOn401, 7, 8, 9, 10}
 	if got := own.withDefaults(); got != own {
 		t.Errorf("got %+v, want %+v", got, own)
 	}

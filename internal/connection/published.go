@@ -12,13 +12,14 @@ type Published struct {
 	fingerprint string // that it was obtained under
 	refreshAt   time.Time
 	usableUntil time.Time
+	endsAt      time.Time // only a person can go on then; zero = not known
+	noticeAt    time.Time // from when on that should be said; zero = never
 	publishedAt time.Time
 	refusedAt   time.Time // when this process asked for one because the resource server had refused the one before; zero = it had not
 	unsaved     bool      // it is in memory only, because storage fails
 
 	refreshing atomic.Bool // a background refresh has been started for it
 	suspect    atomic.Bool // the resource server refused it
-	noticed    atomic.Bool // somebody was told that it ends soon
 	rendered   atomic.Pointer[rendered]
 }
 
@@ -50,13 +51,19 @@ func (p *Published) ExpiresAt() time.Time { return p.set.ExpiresAt }
 // Usable reports whether the token may be sent at that time.
 func (p *Published) Usable(now time.Time) bool { return now.Before(p.usableUntil) }
 
+// Ending returns when only a person can go on, if that is so soon that somebody should be told.
+func (p *Published) Ending(now time.Time) (end time.Time, soon bool) {
+	return p.endsAt, endsSoon(p.endsAt, p.noticeAt, now)
+}
+
+func endsSoon(end, notice, now time.Time) bool {
+	return !notice.IsZero() && !now.Before(notice) && now.Before(end)
+}
+
 // satisfies reports whether the token set is what w asks for.
 func (p *Published) satisfies(w want, now time.Time) bool {
 	return p.Generation() > w.newer && p.Usable(now)
 }
-
-// FirstNotice reports, the first time it is asked, that nobody was told yet that the token set ends soon.
-func (p *Published) FirstNotice() bool { return !p.noticed.Swap(true) }
 
 // Render returns what build gave for this recipe the first time, so that the request path does not build the same headers
 // again and again. The recipe is compared by identity: pass a pointer. The value must not be changed.
@@ -73,10 +80,9 @@ func (p *Published) Render(recipe any, build func(TokenSet) any) any {
 func (p *Published) postponed(refreshAt time.Time) *Published {
 	next := &Published{
 		set: p.set, refreshAt: refreshAt, usableUntil: p.usableUntil, publishedAt: p.publishedAt,
-		refusedAt: p.refusedAt, unsaved: p.unsaved, fingerprint: p.fingerprint,
+		refusedAt: p.refusedAt, unsaved: p.unsaved, fingerprint: p.fingerprint, endsAt: p.endsAt, noticeAt: p.noticeAt,
 	}
 	next.suspect.Store(p.suspect.Load())
-	next.noticed.Store(p.noticed.Load())
 	next.rendered.Store(p.rendered.Load())
 	return next
 }

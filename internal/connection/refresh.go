@@ -152,10 +152,7 @@ func (r *refresh) adopt(rec Record) *Published {
 	return p
 }
 
-// good reports whether there is a token set that neither a person, the server nor the configuration has ended.
-func (r *refresh) good(rec Record) bool {
-	return !rec.Current.AccessToken.IsZero() && !rec.Status.NeedsPerson() && r.differs(rec) == nil
-}
+func (r *refresh) good(rec Record) bool { return r.source.alive(r.set, rec) }
 
 func (r *refresh) differs(rec Record) *difference { return r.set.differs(r.source.fingerprint, rec) }
 

@@ -30,7 +30,8 @@ func RolledBack(history []Record, generation uint64, set *Settings, by string) C
 		}
 		next := earlier.Current
 		next.Generation, next.Reason, next.By, next.Nonce = rec.Current.Generation+1, ReasonRolledBack, by, set.Nonce
-		next.RefreshToken, next.RefreshExpiresAt = last.Current.RefreshToken, last.Current.RefreshExpiresAt
+		next.RefreshToken = last.Current.RefreshToken
+		next.RefreshExpiresAt, next.RefreshIssuedAt = last.Current.RefreshExpiresAt, last.Current.RefreshIssuedAt
 		rolled := refreshed(rec, next, now)
 		rolled.Fingerprint = earlier.Fingerprint // which is compared with the configuration before this is saved
 		if last.openIntent() {                   // its last exchange may have succeeded unseen, and the next one has to know

@@ -48,6 +48,9 @@ func (s *Source) Snapshot() Snapshot {
 	}
 	if p := s.published.Load(); p != nil {
 		snap.Generation, snap.IssuedAt, snap.ExpiresAt = p.set.Generation, p.set.IssuedAt, p.set.ExpiresAt
+		if _, soon := p.Ending(time.Now()); soon && s.status == StatusActive {
+			snap.Status = StatusExpiring
+		}
 		if snap.Unsaved = p.unsaved; p.refreshAt != never {
 			snap.RefreshAt = p.refreshAt
 		}

@@ -39,25 +39,24 @@ func intend(rec Record, nonce string, now time.Time) Record {
 // used; the set is whole all the same, for its refresh token may have replaced the old one.
 func accept(current TokenSet, resp *oauth.TokenResponse, s *Settings, now time.Time) (TokenSet, error) {
 	next := TokenSet{
-		Generation:  current.Generation + 1,
-		AccessToken: resp.AccessToken,
-		TokenType:   resp.TokenType,
-		Scope:       cmp.Or(resp.Scope, current.Scope),
-		IssuedAt:    resp.SentAt,
-		ExpiresAt:   resp.ExpiresAt,
-		Response:    resp.Response,
-		Nonce:       s.Nonce,
-		Consent:     current.Consent,
-		Root:        current.Root,
+		Generation:   current.Generation + 1,
+		AccessToken:  resp.AccessToken,
+		TokenType:    resp.TokenType,
+		Scope:        cmp.Or(resp.Scope, current.Scope),
+		IssuedAt:     resp.SentAt,
+		ExpiresAt:    resp.ExpiresAt,
+		Response:     resp.Response,
+		Nonce:        s.Nonce,
+		Consent:      current.Consent,
+		Root:         current.Root,
+		AuthorizedAt: current.AuthorizedAt,
 	}
 	if ways[s.Grant].refreshes {
-		next.RefreshToken, next.RefreshExpiresAt = resp.RefreshToken, resp.RefreshExpiresAt
+		next.RefreshToken = resp.RefreshToken
 		if next.RefreshToken.IsZero() {
 			next.RefreshToken = current.RefreshToken
 		}
-		if next.RefreshExpiresAt.IsZero() && next.RefreshToken.Equal(current.RefreshToken) {
-			next.RefreshExpiresAt = current.RefreshExpiresAt
-		}
+		next = s.withEnd(current, next, resp)
 	}
 	if next.ExpiresAt.IsZero() {
 		next.ExpiresAt = resp.SentAt.Add(s.assumedLifetime(next))
@@ -78,7 +77,7 @@ func accept(current TokenSet, resp *oauth.TokenResponse, s *Settings, now time.T
 // one: everything else stays, so that nobody takes the unusable token for a good one.
 func rotated(current, next TokenSet) TokenSet {
 	current.Generation, current.RefreshToken, current.Nonce = next.Generation, next.RefreshToken, next.Nonce
-	current.RefreshExpiresAt = next.RefreshExpiresAt
+	current.RefreshExpiresAt, current.RefreshIssuedAt = next.RefreshExpiresAt, next.RefreshIssuedAt
 	return current
 }
 

@@ -35,6 +35,7 @@ func (s *Settings) stuck(current TokenSet) bool {
 func (s *Settings) publish(rec Record, now time.Time) *Published {
 	p := publish(rec.Current, s.Policy, now)
 	p.fingerprint = rec.Fingerprint
+	p.endsAt, p.noticeAt = s.ends(rec.Current)
 	if s.stuck(rec.Current) {
 		p.refreshAt = p.usableUntil
 	}
