@@ -32,6 +32,7 @@ type activeConnection struct {
 	blueprint *blueprint   // nil when it does not
 	discovery *discovery   // nil where the endpoints are configured
 	engine    *engine
+	required  bool // it counts for the health of this Caddy
 	meter     *meter
 
 	certificate     *oauth.Certificate // of the client; nil = none
@@ -159,7 +160,7 @@ func (a *App) addConnection(name string, config *Connection) (*activeConnection,
 	active := &activeConnection{
 		name: name, key: key, injection: b.injection, allow: b.allow, rules: b.rules, config: digest,
 		subject: config.Subject, consent: b.consent, call: b.call, plain: b.counterpart, blueprint: b.blueprint, engine: a.engine,
-		certificate: b.certificate, discovery: b.discovery, meter: a.metrics.meter(name),
+		certificate: b.certificate, discovery: b.discovery, meter: a.metrics.meter(name), required: config.Required,
 	}
 	settings := connection.Settings{
 		Store: a.store, Tasks: a.tasks, Observe: a.observe, Policy: b.policy, Grant: b.grant, Nonce: a.engine.nonce,

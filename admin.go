@@ -34,6 +34,7 @@ func (Admin) Provision(ctx caddy.Context) error { return registerMetrics(ctx) }
 func (a Admin) Routes() []caddy.AdminRoute {
 	return []caddy.AdminRoute{
 		{Pattern: "/oauth2_inject/connections", Handler: caddy.AdminHandlerFunc(a.list)},
+		{Pattern: "/oauth2_inject/health", Handler: caddy.AdminHandlerFunc(a.health)},
 		{Pattern: "/oauth2_inject/keys", Handler: caddy.AdminHandlerFunc(a.keys)},
 		{Pattern: "/oauth2_inject/rekey", Handler: caddy.AdminHandlerFunc(a.rekey)},
 	}

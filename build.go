@@ -132,6 +132,9 @@ func (c *Connection) build(name string) (*built, error) {
 	out.consent = c.buildConsent(preset, conf)
 	out.consent.title, out.consent.keeping, out.consent.fields = cmp.Or(out.consent.title, name), keep, fields
 	plan := c.buildBlueprint(r, conf, preset, keep)
+	if c.Required && c.Subject != "" {
+		r.fault("required", errRequiredSubject)
+	}
 	if len(r.faults) > 0 {
 		return nil, fmt.Errorf("connection %q: %w", name, errors.Join(r.faults...))
 	}

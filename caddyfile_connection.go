@@ -58,6 +58,7 @@ var optionParsers = map[string]func(*caddyfile.Dispenser, *Connection) error{
 	"authorization_endpoint": text(func(c *Connection) *string { return &c.AuthorizationEndpoint }),
 	"revocation_endpoint":    text(func(c *Connection) *string { return &c.RevocationEndpoint }),
 
+	"required":              flag(func(c *Connection) *bool { return &c.Required }),
 	"insecure_http":         flag(func(c *Connection) *bool { return &c.InsecureHTTP }),
 	"forward_authorization": flag(func(c *Connection) *bool { return &c.ForwardAuthorization }),
 
@@ -111,6 +112,8 @@ func (o *options) finish(named caddyfile.Token, name string) error {
 		return at(named).Errf("connection %q: client_id is required", name)
 	case c.Query != "" && c.Header != nil:
 		return at(o.seen["query"]).Errf("connection %q: give header or query, not both", name)
+	case c.Required && c.Subject != "":
+		return at(o.seen["required"]).Errf("connection %q: required: %w", name, errRequiredSubject)
 	}
 	if err := c.checkDefaults(o.seen); err != nil {
 		return err

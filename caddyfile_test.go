@@ -154,6 +154,7 @@ var optionArguments = map[string]struct {
 		"{\n\t\t\t\tlife 1d\n\t\t\t}", "{\n\t\t\t\tconsent 0s\n\t\t\t}",
 	}},
 	"idle_after":            {"2h", []string{"", "2h 2h", "-2h"}},
+	"required":              {"", []string{"true"}},
 	"insecure_http":         {"", []string{"true"}},
 	"forward_authorization": {"", []string{"on"}},
 	"client_certificate":    {"client.crt client.key", []string{"", "client.crt", "a b c"}},

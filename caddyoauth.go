@@ -37,6 +37,7 @@
 //	keys.go        key-encryption keys; keyset.go: the data keyset, opened and followed; keystatus.go: what may be shown
 //	rekey.go       how a data key is replaced; reseal.go: everything that is written and deleted, sealed anew meanwhile
 //	observer.go    what happens to tokens, as log lines; events.go: as events of Caddy
+//	health.go      whether requests can be sent here
 //	metrics.go     what Prometheus sees; storagemeter.go counts what storage fails at
 //	admin.go       the state of the connections on Caddy's admin endpoint
 //
@@ -103,6 +104,7 @@ type App struct {
 	announcer *announcer
 	metrics   *metrics
 	ready     *atomic.Bool // Provision is through
+	health    *healthCheck
 }
 
 // CaddyModule returns the Caddy module information.
@@ -122,7 +124,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	}
 	a.engine, a.wake = engine, engine.wake
 	a.loop = newRefreshLoop(a.scheduled)
-	a.ready = new(atomic.Bool)
+	a.ready, a.health = new(atomic.Bool), new(healthCheck)
 	a.announcer, a.metrics = newAnnouncer(engine), engine.metrics
 	a.sweeper = newWorker()
 	a.engine.join(a)

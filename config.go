@@ -110,6 +110,10 @@ type Connection struct {
 	// IdleAfter is how long after its last use a connection is still refreshed in the background. Default: 24h.
 	IdleAfter caddy.Duration `json:"idle_after,omitempty"`
 
+	// Required makes the health endpoint say "not ready" while no token can be had. It is for connections without a subject.
+	// Default: false.
+	Required bool `json:"required,omitempty"`
+
 	// TLS says whom to trust as the token endpoint. Default: the system's certificate authorities.
 	TLS *TokenEndpointTLS `json:"tls,omitempty"`
 	// Tenant separates connections of the same name. Default: one tenant for all.
