@@ -236,12 +236,15 @@ func (j *journey) ended() {
 	j.asks()
 }
 
+// neighbours are providers at the hosts of another one; they cannot be simulated beside it.
+var neighbours = map[string]bool{"slack_user": true, "stripe_apps": true, "oidc": true}
+
 // TestProviders takes each preset through connect, inject, revoke, reconnect, refresh, disconnect and reconnect.
 func TestProviders(t *testing.T) {
 	rounds := []map[string]providersim.Options{{}, {}}
 	for _, name := range provider.Names() {
 		round := 0
-		if name == "slack_user" || name == "stripe_apps" || name == "oidc" {
+		if neighbours[name] {
 			round = 1 // at the hosts of another one
 		}
 		rounds[round][name] = wants(name)
@@ -259,6 +262,70 @@ func atOnce(t *testing.T, journeys map[string]*journey, test func(*journey)) {
 		all.Go(func() { t.Run(name, func(t *testing.T) { test(j.on(t)) }) })
 	}
 	all.Wait()
+}
+
+// forgotten: somebody has replaced the client's secret at the provider, and a day later here. No consent is lost meanwhile.
+func (j *journey) forgotten(correct func()) {
+	j.t.Helper()
+	j.authorize()
+	j.works()
+	j.sim.Forget(true)
+	if !strings.HasPrefix(j.name, "slack") {
+		j.sim.Expire()
+	}
+	eventually(j.t, "the refusal of the client", func() bool {
+		j.call()
+		view, err := j.app().View(j.t.Context(), caddyoauth.Ref{Connection: j.name, Subject: j.subject})
+		return err == nil && view.Status == string(connection.StatusMisconfigured)
+	})
+	j.sim.Forget(false)
+	correct()
+	eventually(j.t, "a refresh with the right secret", func() bool { return j.call().status == http.StatusOK && j.sim.Counts().Refreshes > 0 })
+	j.works()
+	if counts := j.sim.Counts(); counts.Codes != 1 || counts.Replays > 0 || j.sim.Living() != 1 {
+		j.t.Errorf("a wrong secret has cost a consent: %+v", counts)
+	}
+}
+
+// TestForgottenClient: every provider refuses a client in words of its own, and none of them may be taken for the end of a consent.
+func TestForgottenClient(t *testing.T) {
+	all := make(map[string]providersim.Options)
+	for _, name := range provider.Names() {
+		if !neighbours[name] {
+			all[name] = wants(name)
+		}
+	}
+	journeys := simulate(t, all, nil)
+	var waiting sync.WaitGroup
+	waiting.Add(len(journeys))
+	reload := sync.OnceFunc(func() { waiting.Wait(); journeys["google"].reload() })
+	atOnce(t, journeys, func(j *journey) {
+		done := sync.OnceFunc(waiting.Done)
+		defer done()
+		j.forgotten(func() { done(); reload() })
+	})
+}
+
+// TestRevocationRadius: two people of this site have connected the same account, and one of them disconnects. Where the provider ends all
+// that the app has of that account, the other one is asked to connect again.
+func TestRevocationRadius(t *testing.T) {
+	all := map[string]providersim.Options{"google": wants("google"), "gitlab": wants("gitlab"), "microsoft": wants("microsoft"), "dropbox": wants("dropbox")}
+	atOnce(t, simulate(t, all, nil), func(j *journey) {
+		bob := &journey{browser: j.as("bob"), sim: j.sim, name: j.name, path: j.path, subject: "bob"}
+		j.authorize()
+		bob.authorize()
+		bob.works()
+		if a := j.visit(http.MethodPost, "/connect/disconnect/"+j.name); a.status >= http.StatusBadRequest {
+			j.t.Fatalf("disconnecting gave %d", a.status)
+		}
+		j.asks()
+		if j.sim.Row.Revocation.Kills == provider.KillsGrant {
+			bob.call()
+			bob.asks()
+			return
+		}
+		bob.works()
+	})
 }
 
 // endless is the life of a token that has no end and nothing to refresh it with: it is good until the API says otherwise.

@@ -56,7 +56,11 @@ func (s *Sim) revoke(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.counts.Revocations++
-	s.end(of, "revoked") // the consent is all that this client has of that account
+	for _, other := range s.consents {
+		if other == of || shape.Kills != provider.KillsToken && other.account == of.account {
+			s.end(other, "revoked")
+		}
+	}
 	object := map[string]any{}
 	if s.Row.Errors.OKField != "" {
 		object = map[string]any{s.Row.Errors.OKField: true, "revoked": true}

@@ -58,6 +58,7 @@ type Sim struct {
 	issued   int
 	counts   Counts
 	down     bool // the revocation endpoint
+	stranger bool // the client's secret is another one by now
 	lose     int  // how many answers to refreshes get lost on the way
 	redirect string
 }
@@ -130,6 +131,13 @@ func (s *Sim) Down(down bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.down = down
+}
+
+// Forget has the provider take the client for a stranger, as after its secret was replaced; or know it again.
+func (s *Sim) Forget(client bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stranger = client
 }
 
 // Lose has the answers to the next refreshes get lost on their way: the provider has done what was asked, and the client cannot know.

@@ -170,6 +170,9 @@ func (s *Sim) authenticated(where string, r *http.Request, form url.Values, want
 	default:
 		s.fault(where, "the simulator does not know the client authentication %s", method)
 	}
+	if ok && s.stranger {
+		return false
+	}
 	if !ok {
 		s.fault(where, "the client does not authenticate as documented, by %s", method)
 	}
