@@ -9,7 +9,9 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/caddyoauth/caddyoauth/test/lab"
@@ -23,6 +25,11 @@ type site struct {
 	op    *lab.OP
 	caddy *lab.Caddy
 	api   *httptest.Server
+
+	global string // options of the Caddyfile
+
+	mu     sync.Mutex // guards tokens
+	tokens []string   // distinct, as they came to the API
 }
 
 // newSite starts a site that knows its visitors by the cookie `user`.
@@ -37,17 +44,33 @@ func startSite(t *testing.T, connections func(*site) string) *site {
 	}
 	s := &site{url: "https://localhost:" + port, dir: t.TempDir()}
 	s.op = lab.StartOP(t, lab.Options{RedirectURIs: []string{s.url + "/connect/callback"}})
-	s.api = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		if !strings.HasPrefix(r.Header.Get("Authorization"), "Bearer ") {
-			w.WriteHeader(http.StatusUnauthorized)
-		}
-		fmt.Fprintf(w, `<!doctype html><html lang="en"><title>Files</title><link rel="icon" href="data:,"><h1>The API at %s</h1>`, r.URL.Path)
-	}))
+	s.api = httptest.NewServer(http.HandlerFunc(s.serveAPI))
 	t.Cleanup(s.api.Close)
-	global := "oauth2_inject {\n\t\tencryption passphrase \"a passphrase of the browser tests\"\n" + connections(s) + "\t}\n"
-	s.caddy = lab.StartCaddy(t, s.dir, global, s.sites())
+	s.global = "oauth2_inject {\n\t\tencryption passphrase \"a passphrase of the browser tests\"\n" + connections(s) + "\t}\n"
+	s.caddy = lab.StartCaddy(t, s.dir, s.global, s.sites())
 	return s
+}
+
+// serveAPI is what the site stands in front of. Its answers hold no token.
+func (s *site) serveAPI(w http.ResponseWriter, r *http.Request) {
+	token, found := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	if !found {
+		w.WriteHeader(http.StatusUnauthorized)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if found && !slices.Contains(s.tokens, token) {
+		s.tokens = append(s.tokens, token)
+	}
+	fmt.Fprintf(w, `<!doctype html><html lang="en"><title>Files</title><link rel="icon" href="data:,"><h1>The API at %s</h1>`, r.URL.Path)
+}
+
+// seen returns the tokens that came to the API.
+func (s *site) seen() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.tokens)
 }
 
 // connection writes down one that people authorize at the lab's server.

@@ -88,6 +88,12 @@ func (op *OP) Reset(t testing.TB) {
 	op.admin(t, request{http.MethodPost, "/reset", nil}, nil)
 }
 
+// Withdraw ends every consent that people have given, as they do in the settings of their account: refresh tokens die with it.
+func (op *OP) Withdraw(t testing.TB) {
+	t.Helper()
+	op.admin(t, request{http.MethodPost, "/withdraw", nil}, nil)
+}
+
 // SetFaults replaces the faults. Of those that match a request, the first that is not used up acts.
 func (op *OP) SetFaults(t testing.TB, faults ...Fault) {
 	t.Helper()

@@ -195,10 +195,11 @@ func StatusOf(err error) int {
 
 // ConnectionStatus is what the admin endpoint says of a connection.
 type ConnectionStatus struct {
-	Connection string `json:"connection"`
-	Status     string `json:"status"`
-	Generation uint64 `json:"generation"`
-	Error      string `json:"error"`
+	Connection string         `json:"connection"`
+	Status     string         `json:"status"`
+	Generation uint64         `json:"generation"`
+	Error      string         `json:"error"`
+	Subjects   map[string]int `json:"subjects"` // how many are in which state
 	Counters   struct {
 		TokenRequests int `json:"token_requests"`
 		LocksLost     int `json:"locks_lost"`

@@ -14,7 +14,7 @@
 // When it is ready it prints one line of JSON to stdout: {"issuer":...,"mtls":...,"admin":...}. Everything else goes to
 // stderr. It ends when its stdin ends, so that it never outlives the test process that started it, however that one died.
 //
-// Admin: GET /stats, POST /reset, POST /faults with a list of
+// Admin: GET /stats, POST /reset, POST /withdraw (all people's consents), POST /faults with a list of
 //   {"path":"/token","times":1,"delayBefore":ms,"delayAfter":ms,"status":503,"headers":{},"body":"","after":true,
 //    "dropBefore":true,"dropAfter":true,"truncate":true,"patch":{},"remove":[]}
 
@@ -167,6 +167,15 @@ const reset = () => {
 reset();
 const bump = (counters, key) => { counters[key] = (counters[key] ?? 0) + 1; };
 
+// The consents that were given, so that they can be withdrawn.
+const consents = new Set();
+provider.on('grant.success', (ctx) => { if (ctx.oidc.entities.Grant) consents.add(ctx.oidc.entities.Grant.jti); });
+const withdraw = async () => {
+  for (const id of consents) await (await provider.Grant.find(id))?.destroy();
+  consents.clear();
+  return {};
+};
+
 for (const event of ['grant.success', 'grant.error', 'grant.revoked', 'introspection.error', 'server_error']) {
   provider.on(event, (...args) => {
     bump(stats.events, event);
@@ -243,11 +252,12 @@ admin.on('request', async (req, res) => {
   const routes = {
     'GET /stats': () => stats,
     'POST /reset': () => { reset(); return {}; },
+    'POST /withdraw': withdraw,
     'POST /faults': () => { faults = JSON.parse(body).map((f) => ({ times: -1, ...f })); return faults; },
   };
   const route = routes[`${req.method} ${req.url}`];
   res.writeHead(route ? 200 : 404, { 'content-type': 'application/json' });
-  res.end(JSON.stringify(route ? route() : {}));
+  res.end(JSON.stringify(route ? await route() : {}));
 });
 plain.on('request', provider.callback());
 tls.on('request', provider.callback());
