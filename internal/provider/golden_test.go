@@ -159,6 +159,8 @@ func section(b *bytes.Buffer, p *Provider) {
 	}
 	line("Allowed hosts", inCode(p.APIHosts))
 	line("Kept for templates", inCode(slices.Concat(p.KeepFields, p.CallbackFields, slices.Sorted(maps.Keys(p.TestCall.Keep)))))
+	line("A used refresh token", usedCell(p))
+	line("A consent that is gone shows as", goneCell(p))
 	line("Revocation ends", map[Radius]string{
 		"": "nothing, there is none", KillsToken: "the token", KillsGrant: "every token of this app for the account",
 		KillsInstallation: "the app's installation, for everybody at the account", KillsSessions: "all of the person's sessions, so it is never called",
@@ -172,6 +174,33 @@ func section(b *bytes.Buffer, p *Provider) {
 		links = append(links, "["+Sources[key].Title+"]("+Sources[key].URL+")")
 	}
 	line("Sources", strings.Join(links, "; "))
+}
+
+// usedCell says what a refresh ends.
+func usedCell(p *Provider) string {
+	text := map[RotationClass]string{
+		RotationStatic: "stays", RotationOverlapping: "lives on beside the new one", RotationRecoverable: "works until the new one is used",
+		RotationGrace: "works a while longer", RotationSingleUse: "is dead at once", RotationPunished: "is dead, and sending it again ends the consent",
+	}[p.Rotation]
+	if p.GraceSeconds > 0 {
+		text += ", for " + span(time.Duration(p.GraceSeconds)*time.Second) + map[bool]string{true: " at most", false: ""}[p.Rotation == RotationRecoverable]
+		if p.Rotation == RotationPunished {
+			text = "is dead after " + span(time.Duration(p.GraceSeconds)*time.Second) + ", and sending it then ends the consent"
+		}
+	}
+	if p.KillsOldAccessToken {
+		text += "; the old access token dies as well"
+	}
+	return text
+}
+
+// goneCell says how a refresh is refused for good.
+func goneCell(p *Provider) string {
+	text := inCode(p.Errors.Revoked)
+	if p.Errors.RevokedStatus > 0 {
+		text += fmt.Sprintf(", with HTTP %d", p.Errors.RevokedStatus)
+	}
+	return text
 }
 
 func paramsCell(p *Provider) string {
@@ -225,6 +254,8 @@ func span(d time.Duration) string {
 		return fmt.Sprintf("%d d", d/day)
 	case d%time.Hour == 0:
 		return fmt.Sprintf("%d h", d/time.Hour)
+	case d < time.Minute:
+		return fmt.Sprintf("%d s", d/time.Second)
 	}
 	return fmt.Sprintf("%d min", d/time.Minute)
 }
