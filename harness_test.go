@@ -416,7 +416,7 @@ func freeAddress(t *testing.T) string {
 // eventually waits until the condition holds, for what happens in the background.
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second) // the machine may be busy
 	defer cancel()
 	for !holds() {
 		select {
