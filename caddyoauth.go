@@ -37,6 +37,7 @@
 //	keys.go        key-encryption keys; keyset.go: the data keyset, opened and followed; keystatus.go: what may be shown
 //	rekey.go       how a data key is replaced; reseal.go: everything that is written and deleted, sealed anew meanwhile
 //	observer.go    what happens to tokens, as log lines; events.go: as events of Caddy
+//	tracing.go     what traces show of a request's token
 //	health.go      whether requests can be sent here
 //	metrics.go     what Prometheus sees; storagemeter.go counts what storage fails at
 //	admin.go       the state of the connections on Caddy's admin endpoint

@@ -112,7 +112,7 @@ func (h *Handler) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	p := new(plan)
+	p := &plan{span: recordedSpan(r.Context())}
 	repl, _ := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	if repl != nil {
 		repl.Map(p.placeholder)
@@ -131,7 +131,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 			return h.refuse(w, r, p)
 		}
 	}
-	if p.token, p.err = p.source.Token(r.Context(), p.conn.settings); p.err != nil {
+	if p.obtain(r.Context()) != nil {
 		return h.refuse(w, r, p)
 	}
 	if h.Via == viaTransport {

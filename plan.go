@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/caddyoauth/caddyoauth/internal/connection"
 )
 
@@ -25,6 +27,8 @@ type plan struct {
 	replayed bool         // the one replay of this request is spent
 	counted  bool         // what became of the request was counted
 
+	span trace.Span // of the request; nil when no trace is recorded
+
 	out     http.Request // the first copy of the request that is sent, here to spare an allocation
 	outUsed bool         // further copies are made anew: net/http may hold on to the first
 }
@@ -34,14 +38,31 @@ func (p *plan) countInjected() {
 	if !p.counted {
 		p.counted = true
 		p.conn.meter.injected.Inc()
+		if p.span != nil {
+			p.trace(spanInjected, spanGeneration.Int64(int64(p.token.Generation())))
+		}
 	}
 }
 
 // count counts a request that travels without one.
 func (p *plan) count(outcome string) {
-	if !p.counted && p.conn != nil {
-		p.counted = true
+	if p.counted {
+		return
+	}
+	p.counted = true
+	if p.conn != nil {
 		p.conn.meter.request(outcome)
+	}
+	if p.span != nil {
+		p.trace(spanRefused, spanOutcome.String(outcome))
+	}
+}
+
+// countReplay counts what came of the upstream's 401.
+func (p *plan) countReplay(result string) {
+	p.conn.meter.replay(result)
+	if p.span != nil {
+		p.trace(spanReplay, spanResult.String(result))
 	}
 }
 

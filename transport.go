@@ -180,11 +180,9 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return t.answer(req, problemRequest), nil
 	}
 	if !p.token.Usable(time.Now()) { // the request was held up on its way here, by a slow upload say
-		token, err := p.source.Token(req.Context(), p.conn.settings)
-		if err != nil {
+		if err := p.obtain(req.Context()); err != nil {
 			return t.noToken(req, p, err)
 		}
-		p.token = token
 	}
 	body := keepBody(req, t.limit)
 	resp, err := t.send(req, p, body.reader(req))
@@ -220,13 +218,13 @@ func (t *Transport) send(req *http.Request, p *plan, body io.ReadCloser) (*http.
 func (t *Transport) replay(req *http.Request, p *plan, refusal *http.Response, body *keptBody) (*http.Response, error) {
 	defer body.release()
 	if !body.replayable() {
-		p.conn.meter.replay(replayBodyLost)
+		p.countReplay(replayBodyLost)
 		p.source.Suspect(p.conn.settings, p.token)
 		return refusal, nil
 	}
 	next := p.source.Rejected(req.Context(), p.conn.settings, p.token)
 	if next == nil {
-		p.conn.meter.replay(replayNoNewToken)
+		p.countReplay(replayNoNewToken)
 		return refusal, nil
 	}
 	// The first attempt must be over before its body can be sent again: net/http may still be reading it.
@@ -239,12 +237,12 @@ func (t *Transport) replay(req *http.Request, p *plan, refusal *http.Response, b
 	}
 	again, err := body.whole(req.Context())
 	if err != nil {
-		p.conn.meter.replay(replayBodyLost)
+		p.countReplay(replayBodyLost)
 		return refusal, nil
 	}
 	p.token = next
 	resp, err := t.send(req, p, again)
-	p.conn.meter.replay(replayResult(resp, err))
+	p.countReplay(replayResult(resp, err))
 	if err != nil {
 		t.logger.Warn("the replay after a 401 failed; answering with the 401", zap.String("connection", p.conn.name), zap.Error(err))
 		return refusal, nil
