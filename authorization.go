@@ -43,6 +43,7 @@ type pendingV1 struct {
 	Nonce       string    `json:"nonce,omitempty"`
 	Issuer      string    `json:"issuer,omitempty"`           // who was asked, as far as it is known
 	IssuerNamed bool      `json:"issuer_announced,omitempty"` // the server said that it names itself on the way back
+	Implicit    bool      `json:"implicit,omitempty"`         // a token was asked for, not a code
 	RedirectURI string    `json:"redirect_uri"`
 	ReturnTo    string    `json:"return_to,omitempty"`
 	ExpiresAt   time.Time `json:"expires_at"`
@@ -70,6 +71,9 @@ func (a *App) beginAuthorization(ctx context.Context, c *activeConnection, sourc
 	}
 	state := oauth.RandomState()
 	request := oauth.AuthorizationRequest{RedirectURI: p.RedirectURI, State: state, Params: server.authParams}
+	if p.Implicit = c.consent.implicit; p.Implicit {
+		request.ResponseType = oauth.ResponseTypeToken
+	}
 	if c.consent.pkce {
 		pkce := oauth.NewPKCE()
 		request.Challenge, p.Verifier = pkce.Challenge, pkce.Verifier.Reveal()
@@ -102,12 +106,26 @@ type outcome struct {
 	test     *TestResult       // nil when there was no test call
 }
 
+// wayBack is what came back with a person.
+type wayBack struct {
+	answer   *oauth.AuthorizationResponse
+	raw      string               // what it was read from
+	implicit bool                 // it stood behind the #
+	token    *oauth.TokenResponse // nil where there is a code to exchange, or an error
+}
+
 // finishAuthorization exchanges the code that came back, once, for whoever began, and tries the token out.
 func (a *App) finishAuthorization(ctx context.Context, rawQuery string, who visitor) (outcome, error) {
 	answer, err := oauth.ParseAuthorizationResponse(rawQuery)
 	if err != nil {
 		return outcome{}, err
 	}
+	return a.finish(ctx, wayBack{answer: answer, raw: rawQuery}, who)
+}
+
+// finish makes the outcome of a way back the next generation of whoever began.
+func (a *App) finish(ctx context.Context, back wayBack, who visitor) (outcome, error) {
+	answer := back.answer
 	p, err := a.takePending(ctx, answer.State, who)
 	if err != nil {
 		return outcome{}, err
@@ -120,7 +138,7 @@ func (a *App) finishAuthorization(ctx context.Context, rawQuery string, who visi
 	given := &connection.Consent{Requested: c.consent.scopes, Fields: p.Fields, Callback: picked(answer.Extra, c.consent.keeping.callback)}
 	server, err := c.counterpart(given)
 	if err == nil {
-		err = c.believe(server, answer, p, rawQuery)
+		err = c.believe(server, back, p)
 	}
 	if err != nil {
 		return out, err
@@ -129,7 +147,10 @@ func (a *App) finishAuthorization(ctx context.Context, rawQuery string, who visi
 		return out, &deniedError{code: answer.Error}
 	}
 	ctx = context.WithoutCancel(ctx) // a code works once: from here on a closed tab must not cost the consent; the client has time-outs
-	resp, err := server.redeem(ctx, answer.Code, p)
+	resp := back.token
+	if !p.Implicit {
+		resp, err = server.redeem(ctx, answer.Code, p)
+	}
 	if err == nil {
 		err = checkIDToken(c.consent.clientID, resp, p)
 	}
@@ -154,9 +175,13 @@ func (s *counterpart) redeem(ctx context.Context, code secret.Text, p *pendingV1
 }
 
 // believe checks that a way back comes from the authorization server that was asked, and is about what it was asked for.
-func (c *activeConnection) believe(server *counterpart, answer *oauth.AuthorizationResponse, asked *pendingV1, rawQuery string) error {
+func (c *activeConnection) believe(server *counterpart, back wayBack, asked *pendingV1) error {
+	answer := back.answer
+	if back.implicit != asked.Implicit && answer.Error == "" { // a token where a code was asked for could be anybody's
+		return fmt.Errorf("%w: it is of another grant", errOtherAnswer)
+	}
 	if c.consent.signed {
-		if err := server.client.CheckSignature(rawQuery); err != nil {
+		if err := server.client.CheckSignature(back.raw); err != nil {
 			return err
 		}
 	}

@@ -131,7 +131,20 @@ func (a *authServer) authorize(w http.ResponseWriter, r *http.Request) {
 	asked := r.URL.Query()
 	a.asked = append(a.asked, asked)
 	back := url.Values{"state": {asked.Get("state")}}
-	if a.says.Get("error") == "" {
+	sign := "?"
+	if asked.Get("response_type") == "token" {
+		sign = "#"
+	}
+	switch {
+	case a.says.Get("error") != "":
+	case sign == "#":
+		a.issued++
+		a.access[token(a.issued)] = 0
+		back.Set("access_token", token(a.issued))
+		back.Set("token_type", "bearer")
+		back.Set("expires_in", fmt.Sprint(a.lifetime))
+		back.Set("refresh_token", seed+"forbidden") // by RFC 6749 section 4.2.2
+	default:
 		code := fmt.Sprintf("%scode-%d", seed, len(a.asked))
 		a.codes[code] = asked
 		back.Set("code", code)
@@ -150,7 +163,7 @@ func (a *authServer) authorize(w http.ResponseWriter, r *http.Request) {
 		mac.Write([]byte(back.Encode()))
 		back.Set("hmac", hex.EncodeToString(mac.Sum(nil)))
 	}
-	http.Redirect(w, r, asked.Get("redirect_uri")+"?"+back.Encode(), http.StatusFound)
+	http.Redirect(w, r, asked.Get("redirect_uri")+sign+back.Encode(), http.StatusFound)
 }
 
 func (a *authServer) token(w http.ResponseWriter, r *http.Request) {

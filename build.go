@@ -97,6 +97,7 @@ type consent struct {
 	scopes    []string // that are asked for
 	fields    []field  // that people are asked for first
 	pkce      bool
+	implicit  bool // the token itself comes back, not a code
 	openID    bool // ask for, and check, a nonce
 	revocable bool // ending the connection may call the revocation endpoint
 
@@ -146,8 +147,8 @@ func (c *Connection) build(name string) (*built, error) {
 	}
 	out.fingerprint = out.digest(conf.Scopes)
 	plain, err := plan.trial()
-	if err == nil && out.grant == oauth.GrantRefreshToken {
-		err = plan.try()
+	if err == nil && (out.grant == oauth.GrantRefreshToken || out.consent.implicit) {
+		err = plan.try(out.consent.implicit)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("connection %q: %w", name, err)
@@ -182,6 +183,8 @@ func (c *Connection) wire(r *resolver, preset *provider.Provider) oauth.Config {
 func (c *Connection) scopes(r *resolver, preset *provider.Provider, grant string) []string {
 	wanted := r.texts("scopes", c.Scopes)
 	switch {
+	case grant == oauth.GrantImplicit && !slices.Contains(wanted, preset.OfflineScope): // there is no refresh token to ask for
+		return slices.DeleteFunc(preset.Scopes(wanted), func(scope string) bool { return scope == preset.OfflineScope })
 	case grant != oauth.GrantClientCredentials:
 		return preset.Scopes(wanted)
 	case len(wanted) > 0:
@@ -232,13 +235,15 @@ func (c *Connection) buildRules(r *resolver) ruleSet {
 // buildConsent settles how people authorize.
 func (c *Connection) buildConsent(preset *provider.Provider, conf oauth.Config) consent {
 	title, _, _ := strings.Cut(preset.Title, " (") // what follows is for operators
+	implicit := c.Grant == oauth.GrantImplicit
 	return consent{
 		title:     title,
 		endpoint:  conf.AuthorizationEndpoint,
 		clientID:  conf.ClientID,
 		scopes:    slices.Clone(conf.Scopes),
-		pkce:      preset.PKCE != provider.PKCEOmit,
-		openID:    slices.Contains(conf.Scopes, "openid"),
+		pkce:      preset.PKCE != provider.PKCEOmit && !implicit,
+		implicit:  implicit,
+		openID:    slices.Contains(conf.Scopes, "openid") && !implicit, // no ID token comes with response_type=token
 		revocable: conf.Discovery != nil || conf.RevocationEndpoint != "" && preset.Revocation.Automatic(),
 
 		revokeAccess: revokesAccessToken(preset.Revocation),
@@ -312,8 +317,8 @@ func isLoopback(host string) bool {
 func fingerprint(conf oauth.Config, grant string) string {
 	scopes := slices.Sorted(slices.Values(conf.Scopes))
 	resources := slices.Sorted(slices.Values(conf.Resources))
-	server := conf.TokenEndpoint
-	if server == "" { // not what discovery says today: tokens outlive a move of their server
+	server := cmp.Or(conf.TokenEndpoint, conf.AuthorizationEndpoint)
+	if conf.TokenEndpoint == "" && conf.Discovery != nil { // not what discovery says today: tokens outlive a move of their server
 		server = "issuer " + conf.Issuer
 	}
 	parts := []any{server, conf.ClientID, grant, scopes, conf.Audience, resources, conf.Params}

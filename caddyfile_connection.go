@@ -106,7 +106,7 @@ func (o *options) finish(named caddyfile.Token, name string) error {
 	switch {
 	case strings.ContainsAny(name, "{}"):
 		return at(named).Errf("a connection's name cannot hold placeholders: %q", name)
-	case c.TokenEndpoint == "" && c.Issuer == "" && c.Provider == nil:
+	case c.TokenEndpoint == "" && c.Issuer == "" && c.Provider == nil && c.Grant != oauth.GrantImplicit:
 		return at(named).Errf("connection %q: token_endpoint is required, or issuer, which says where to find it", name)
 	case c.ClientID == "":
 		return at(named).Errf("connection %q: client_id is required", name)

@@ -130,7 +130,7 @@ var optionArguments = map[string]struct {
 	"client_id":      {"caddy", []string{"", `""`, "a b"}},
 	"client_secret":  {"{env.SECRET}", []string{"", `""`, "a b"}},
 	"client_auth":    {"none", []string{"", "none none", "jwt", "basic"}},
-	"grant":          {"authorization_code", []string{"", `""`, "client_credentials x", "password", "implicit", "refresh_token"}},
+	"grant":          {"authorization_code", []string{"", `""`, "client_credentials x", "password", "Implicit", "refresh_token"}},
 	"username":       {"jane\n\t\t\tgrant password\n\t\t\tpassword x", []string{"", `""`, "a b", "jane"}},
 	"password":       {"x\n\t\t\tgrant password\n\t\t\tusername jane", []string{"", `""`, "a b", "x"}},
 	"audience":       {"https://api.example", []string{"", `""`, "a b"}},

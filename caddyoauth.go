@@ -10,7 +10,7 @@
 //	active.go      the connections of a running configuration
 //	config.go      what a connection may say, and build() that resolves and checks it
 //	policy.go      how early, how often and how long, as a connection says
-//	grants.go      what a grant needs, and warns of
+//	grants.go      what a grant needs, and warns of; implicit.go: tokens that come through the browser
 //	preset.go      what a provider's preset fills in; quirks.go: what a connection says of its server instead
 //	clientauth.go  how the client proves who it is; discovery.go: where its server's endpoints are
 //	caddyfile*.go  the global option, the directive and the transport, one function per block

@@ -41,8 +41,9 @@ type Connection struct {
 	// ClientCertificate is shown to the token endpoint (RFC 8705). The files are read anew for every exchange.
 	ClientCertificate *ClientCertificate `json:"client_certificate,omitempty"`
 
-	// Grant is the grant type: `client_credentials`, `authorization_code` for the accounts of people, or `password` for one account
-	// whose password is known. Default: `authorization_code` when there is an authorization endpoint, else `client_credentials`.
+	// Grant is the grant type: `client_credentials`, `authorization_code` for the accounts of people, `password` for one account whose
+	// password is known, or `implicit` for the accounts of people at servers that have nothing else. Default: `authorization_code`
+	// when there is an authorization endpoint, or one will be found for a preset or a subject; else `client_credentials`.
 	Grant string `json:"grant,omitempty"`
 	// Username is that of the account, for the grant `password`.
 	Username string `json:"username,omitempty"`

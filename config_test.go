@@ -96,6 +96,7 @@ func TestBuildRefuses(t *testing.T) {
 		"token_endpoint: is required":      func(c *Connection) { c.TokenEndpoint = "" },
 		"client_id":                        func(c *Connection) { c.ClientID = "" },
 		"issuer: http:// to idp.internal":  func(c *Connection) { c.TokenEndpoint, c.Issuer = "", "http://idp.internal" },
+		"issuer: with marks in it":         func(c *Connection) { c.TokenEndpoint, c.Issuer = "", "https://idp.example/{field.tenant}" },
 		"issuer: issuer must have no user": func(c *Connection) { c.TokenEndpoint, c.Issuer = "", "https://idp.example/?hidden" },
 		"must be an https:// URL":          func(c *Connection) { c.TokenEndpoint = "ftp://idp.example/token" },
 		"must be a URL with a host":        func(c *Connection) { c.TokenEndpoint = "https://user:hidden@idp.example/" },

@@ -123,6 +123,8 @@ func (h *Connect) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return v.authorize(name)
 	case action == "callback" && name == "" && r.Method == http.MethodGet:
 		return v.callback()
+	case action == "callback" && name == "" && r.Method == http.MethodPost:
+		return v.fragment()
 	case action == "done" && r.Method == http.MethodGet:
 		return v.result(name)
 	case action == "disconnect" && r.Method == http.MethodGet:
@@ -190,7 +192,7 @@ func (v *visit) authorize(name string) error {
 		return v.show(pageMany)
 	case err != nil:
 		v.logger.Error("could not begin an authorization", zap.String("connection", c.name), zap.Error(err))
-		return v.show(pageTrouble)
+		return v.show(explain(err))
 	}
 	v.logger.Info("an authorization was begun", zap.String("connection", c.name))
 	http.Redirect(v.w, v.r, to, http.StatusSeeOther)
@@ -206,7 +208,14 @@ func ledHere(r *http.Request) bool {
 
 // callback is where the provider sends the visitor back to.
 func (v *visit) callback() error {
-	out, err := v.app.finishAuthorization(v.r.Context(), v.r.URL.RawQuery, v.who)
+	if v.awaitsFragment() {
+		return v.takeFragment()
+	}
+	return v.finished(v.app.finishAuthorization(v.r.Context(), v.r.URL.RawQuery, v.who))
+}
+
+// finished tells how an authorization has ended.
+func (v *visit) finished(out outcome, err error) error {
 	if err != nil {
 		return v.failed(out.conn, out.returnTo, err)
 	}

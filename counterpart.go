@@ -151,14 +151,18 @@ func (b *blueprint) trial() (*counterpart, error) {
 }
 
 // try makes an authorization request that goes nowhere: wrong parameters are the operator's to see, not a visitor's.
-func (b *blueprint) try() error {
+func (b *blueprint) try(implicit bool) error {
 	own := *b
 	if own.conf.Discovery = nil; own.conf.AuthorizationEndpoint == "" {
 		own.conf.AuthorizationEndpoint = "https://idp.invalid/" // not known yet
 	}
 	made, err := own.trial()
 	if err == nil {
-		_, err = made.client.AuthorizationURL(oauth.AuthorizationRequest{RedirectURI: "https://localhost/", State: oauth.RandomState(), Params: made.authParams})
+		request := oauth.AuthorizationRequest{RedirectURI: "https://localhost/", State: oauth.RandomState(), Params: made.authParams}
+		if implicit {
+			request.ResponseType = oauth.ResponseTypeToken
+		}
+		_, err = made.client.AuthorizationURL(request)
 	}
 	return err
 }
@@ -202,7 +206,7 @@ func (b *blueprint) build(known facts, trial bool) (*counterpart, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &counterpart{client: client, endpoint: cmp.Or(own.conf.TokenEndpoint, own.conf.Issuer), issuer: own.conf.Issuer, authParams: own.authParams, confirms: own.confirms}, nil
+	return &counterpart{client: client, endpoint: cmp.Or(own.conf.TokenEndpoint, own.conf.Issuer, own.conf.AuthorizationEndpoint), issuer: own.conf.Issuer, authParams: own.authParams, confirms: own.confirms}, nil
 }
 
 func (b *blueprint) fill(one marked, a address, known facts) (string, error) {

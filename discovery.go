@@ -23,6 +23,9 @@ type discovery struct {
 // discovers reports whether endpoints are to be found by discovery: there is an issuer, and no token endpoint, or none to send people
 // to although they are to come.
 func (c *Connection) discovers(conf oauth.Config) bool {
+	if c.Grant == oauth.GrantImplicit {
+		return conf.Issuer != "" && conf.AuthorizationEndpoint == ""
+	}
 	people := c.Grant == oauth.GrantAuthorizationCode
 	return conf.Issuer != "" && (conf.TokenEndpoint == "" || people && conf.AuthorizationEndpoint == "")
 }
@@ -34,9 +37,13 @@ func (c *Connection) buildDiscovery(r *resolver, conf *oauth.Config, preset *pro
 		conf.Issuer = cmp.Or(conf.Issuer, preset.Issuer)
 	}
 	if !c.discovers(*conf) {
-		if conf.TokenEndpoint == "" && c.Provider == nil { // a preset says itself why it has none
+		if conf.TokenEndpoint == "" && c.Provider == nil && c.Grant != oauth.GrantImplicit { // a preset says itself why it has none
 			r.fault("token_endpoint", errors.New("is required, or issuer, which says where to find it"))
 		}
+		return nil
+	}
+	if markText.MatchString(conf.Issuer) { // else whoever answers a question could choose whose metadata are read
+		r.fault("issuer", errors.New("with marks in it, it is only compared: endpoints cannot be found by it; give them"))
 		return nil
 	}
 	if err := checkTokenEndpoint(conf.Issuer, c.InsecureHTTP); err != nil {

@@ -13,7 +13,7 @@ import (
 )
 
 // grants are what `grant` may say.
-var grants = []string{oauth.GrantClientCredentials, oauth.GrantAuthorizationCode, oauth.GrantPassword}
+var grants = []string{oauth.GrantClientCredentials, oauth.GrantAuthorizationCode, oauth.GrantPassword, oauth.GrantImplicit}
 
 // grant settles the grant: what the connection says, else whether there is a place to send people to.
 func (c *Connection) grant(r *resolver, conf oauth.Config) string {
@@ -25,10 +25,12 @@ func (c *Connection) grant(r *resolver, conf oauth.Config) string {
 	case !slices.Contains(grants, c.Grant):
 		r.fault("grant", fmt.Errorf("%q is not supported; use %s", c.Grant, strings.Join(grants, ", ")))
 		return ""
-	case c.Grant == oauth.GrantAuthorizationCode:
+	case c.Grant == oauth.GrantAuthorizationCode, c.Grant == oauth.GrantImplicit:
 		if conf.AuthorizationEndpoint == "" && conf.Discovery == nil {
-			r.fault("authorization_endpoint", errors.New("is required for the grant authorization_code"))
+			r.fault("authorization_endpoint", errors.New("is required for the grant "+c.Grant))
 		}
+	}
+	if c.Grant == oauth.GrantAuthorizationCode {
 		return oauth.GrantRefreshToken
 	}
 	return c.Grant
@@ -63,8 +65,14 @@ func (c *Connection) buildGrant(r *resolver, conf *oauth.Config, name string) (w
 		r.fault(option, err)
 		return nil
 	}
-	if c.Grant != oauth.GrantPassword {
+	switch c.Grant {
+	default:
 		return nil
+	case oauth.GrantImplicit:
+		return []string{fmt.Sprintf("connection %q uses the grant implicit, which RFC 9700 advises against and OAuth 2.1 has dropped: tokens pass "+
+			"through the browser, where extensions and scripts can read them; somebody else's token cannot be told from the visitor's own; and "+
+			"nothing can be refreshed. Use authorization_code if the server has it", name)}
+	case oauth.GrantPassword:
 	}
 	conf.Username = r.text("username", c.Username)
 	conf.Password = r.secret("password", c.Password)
