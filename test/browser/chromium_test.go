@@ -292,13 +292,13 @@ func (w *watch) event(event any) {
 	}
 }
 
-// checkReferrer keeps a complaint when a page of the site told somebody else its address, or anybody its query.
+// checkReferrer keeps a complaint when a page of the site told somebody else its address, or anybody a code.
 func (w *watch) checkReferrer(r *network.Request) {
 	from, _ := r.Headers["Referer"].(string)
 	if !strings.HasPrefix(from, w.site+"/connect") {
 		return
 	}
-	if strings.Contains(from, "?") || !strings.HasPrefix(r.URL, w.site+"/") {
+	if strings.Contains(from, "code=") || !strings.HasPrefix(r.URL, w.site+"/") {
 		w.wrong = append(w.wrong, "a Referer goes from the pages to "+r.URL)
 	}
 }

@@ -57,9 +57,9 @@ func TestWholeLife(t *testing.T) {
 	if err != nil || len(kept) != 10 {
 		t.Errorf("%d generations are kept, %v", len(kept), err)
 	}
+	s.keepsSecrets(t, jane)
 	s.caddy.Stop(t)
 	s.caddy.KeepsSecrets(t, append(s.seen(), lab.Secret)...)
-	s.keepsSecrets(t, jane)
 }
 
 // load sends requests for somebody, eight at a time, until so many refreshes were answered.

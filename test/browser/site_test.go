@@ -94,6 +94,7 @@ func (s *site) connections() string {
 	token := "token_endpoint " + s.op.TokenEndpoint()
 	return s.connection("drive", token, secret, ofPerson, scopes) +
 		s.connection("team", token, secret, scopes) +
+		s.connection("shop", token, secret, ofPerson, scopes, "field region {\n\t\t\t\tlabel Region\n\t\t\t\trequired\n\t\t\t\texample eu\n\t\t\t\tpattern eu|us\n\t\t\t}", "auth_param region {field.region}") +
 		s.connection("wrong-secret", token, "client_secret wrong", ofPerson, scopes) +
 		s.connection("wrong-scope", token, secret, ofPerson, "scopes api:admin") +
 		s.connection("down", "token_endpoint http://127.0.0.1:9/token", secret, ofPerson, scopes)
@@ -152,6 +153,7 @@ func TestPages(t *testing.T) {
 	s := newSite(t)
 	for name, test := range map[string]func(*testing.T, *site){
 		"Deny":              testDeny,
+		"Fields":            testFields,
 		"Reconnect":         testReconnect,
 		"SharedAccount":     testSharedAccount,
 		"ProviderRefuses":   testProviderRefuses,
