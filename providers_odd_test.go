@@ -155,3 +155,82 @@ func TestProviderWithoutPreset(t *testing.T) {
 		})
 	}
 }
+
+// zoho is a provider whose accounts live in several data centres: people are sent to one, and the way back names another.
+func zoho() *provider.Provider {
+	return &provider.Provider{
+		Name: "zoho", AuthorizationEndpoint: "https://accounts.zoho.com/oauth/v2/auth", TokenEndpoint: "https://accounts.zoho.eu/oauth/v2/token",
+		RevocationEndpoint: "https://accounts.zoho.eu/oauth/v2/token/revoke",
+		Revocation: provider.Revocation{
+			Method: "POST", Auth: provider.AuthNone, Body: provider.Form, Kills: provider.KillsToken, Fields: map[string]string{"token": "{refresh_token}"},
+		},
+		ClientAuth: []string{"client_secret_post"}, BodyFormat: provider.Form, ScopeParam: "scope", ScopeSeparator: ",",
+		DefaultScopes: []string{"AaaServer.profile.READ", "ZohoCRM.modules.READ"}, AuthParams: map[string]string{"access_type": "offline", "prompt": "consent"},
+		PKCE: provider.PKCESupported, Rotation: provider.RotationStatic, AccessLifetime: time.Hour, ExpiresIn: provider.ExpiryStated,
+		TokenPath: "access_token", CallbackFields: []string{"accounts-server"}, KeepFields: []string{"api_domain"},
+		HeaderName: "Authorization", HeaderTemplate: "Zoho-oauthtoken {token}", APIHosts: []string{"www.zohoapis.eu"},
+		Errors: provider.ErrorQuirks{SuccessStatus: true, RevokedStatus: 200, Revoked: []string{"invalid_code"}},
+	}
+}
+
+// zohoDescription says that in a Caddyfile. Whatever the way back says, no code, secret or token leaves for a host that is not listed.
+const zohoDescription = `connection zoho {
+	authorization_endpoint https://accounts.zoho.com/oauth/v2/auth
+	token_endpoint https://{host.token.accounts-server}/oauth/v2/token
+	revocation_endpoint https://{host.token.accounts-server}/oauth/v2/token/revoke
+	client_id caddy
+	client_secret %s
+	client_auth client_secret_post
+	subject {http.auth.user.id}
+	scopes AaaServer.profile.READ ZohoCRM.modules.READ
+	auth_param access_type offline
+	auth_param prompt consent
+	keep api_domain
+	keep_callback accounts-server
+	header Authorization "Zoho-oauthtoken {token}"
+	allow_hosts accounts.zoho.com accounts.zoho.eu www.zohoapis.com www.zohoapis.eu
+	quirks {
+		scope_separator ,
+		revoked invalid_code
+		revocation {
+			auth none
+		}
+	}
+}
+`
+
+// runZoho starts a Caddy with it; the way back names that accounts server.
+func runZoho(t *testing.T, server string) *journey {
+	t.Helper()
+	sim := providersim.New(t, internet, providersim.Options{
+		Name: "zoho", Row: zoho(), ClientID: "caddy", Secret: clientSecret, Params: map[string]string{"accounts-server": server},
+	})
+	s := run(t, setup{
+		connections: fmt.Sprintf(zohoDescription, clientSecret),
+		site: basicAuth + "oauth2_connect\nhandle_path /zoho/* {\n oauth2_inject zoho {\n reverse_proxy {http.oauth2_inject.host.token.api_domain}:443 {\n" +
+			" header_up Host {http.reverse_proxy.upstream.host}\n transport http {\n tls\n}\n}\n}\n}\n",
+	})
+	return &journey{browser: s.as("alice"), sim: sim, name: "zoho", path: "/zoho", subject: "alice"}
+}
+
+// TestAccountsServerOfTheCallback: tokens are obtained, refreshed and revoked where the way back says that the account lives.
+func TestAccountsServerOfTheCallback(t *testing.T) { runZoho(t, "https://accounts.zoho.eu").live() }
+
+// TestAttackAccountsServer: the way back passes through the browser, so anybody can write a server of their own into it.
+func TestAttackAccountsServer(t *testing.T) {
+	for _, server := range []string{
+		"https://evil.example", "https://accounts.zoho.eu.evil.example", "https://accounts.zoho.eu@evil.example", "https://evil.example/accounts.zoho.eu",
+		"http://accounts.zoho.eu", "https://127.0.0.1", "https://accounts.zoho.com.", "https://ACCOUNTS.ZOHO.EVIL", "https://", "",
+	} {
+		t.Run(server, func(t *testing.T) {
+			j := runZoho(t, server)
+			internet.Strangers()
+			if a := j.open(j.consent("/connect/authorize/zoho")); a.status < http.StatusBadRequest || j.sim.Counts().Codes > 0 {
+				t.Errorf("got %d to %q, %+v", a.status, a.header.Get("Location"), j.sim.Counts())
+			}
+			if asked := internet.Strangers(); len(asked) > 0 {
+				t.Errorf("asked %q", asked)
+			}
+		})
+	}
+}

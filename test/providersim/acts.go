@@ -132,5 +132,13 @@ var acts = map[string]act{
 	"keycloak":  {grant: func(_ *Sim, object map[string]any, _ bool) { object["refresh_expires_in"] = 0 }}, // an offline token
 	"airtable":  {grant: func(_ *Sim, object map[string]any, _ bool) { object["refresh_expires_in"] = 5184000 }},
 	"microsoft": {grant: func(_ *Sim, object map[string]any, _ bool) { object["ext_expires_in"] = object["expires_in"] }},
-	"oidc":      {discovers: true, scopes: []string{"openid", "email", "offline_access"}},
+	"zoho": { // no preset has this: the way back says which data centre the account is in, and tokens come from there
+		unauthorized: `{"code":"INVALID_TOKEN","message":"invalid oauth token"}`,
+		callback: func(s *Sim, back url.Values) {
+			back.Set("accounts-server", s.opts.Params["accounts-server"])
+			back.Set("location", "eu")
+		},
+		grant: func(_ *Sim, object map[string]any, _ bool) { object["api_domain"] = "https://www.zohoapis.eu" },
+	},
+	"oidc": {discovers: true, scopes: []string{"openid", "email", "offline_access"}},
 }

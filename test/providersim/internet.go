@@ -32,9 +32,10 @@ type Internet struct {
 	key  *ecdsa.PrivateKey
 	http *http.Server
 
-	mu    sync.Mutex
-	hosts map[string]string // host name -> address of the simulator
-	leafs map[string]*tls.Certificate
+	mu        sync.Mutex
+	hosts     map[string]string // host name -> address of the simulator
+	leafs     map[string]*tls.Certificate
+	strangers []string
 }
 
 // NewInternet starts the proxy; dir is for the authority's certificate. It lives until Close.
@@ -77,11 +78,23 @@ func (n *Internet) Client() *http.Client {
 	}
 }
 
+// Strangers are the hosts that somebody wanted to go to since the last call, and that nobody simulates.
+func (n *Internet) Strangers() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	asked := n.strangers
+	n.strangers = nil
+	return asked
+}
+
 // connect is the proxy (RFC 9110 section 9.3.6).
 func (n *Internet) connect(w http.ResponseWriter, r *http.Request) {
 	host, port, err := net.SplitHostPort(r.Host)
 	n.mu.Lock()
 	address := n.hosts[host]
+	if address == "" {
+		n.strangers = append(n.strangers, r.Host)
+	}
 	n.mu.Unlock()
 	if r.Method != http.MethodConnect || err != nil || port != "443" || address == "" {
 		http.Error(w, "nobody is there", http.StatusBadGateway)

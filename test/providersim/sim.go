@@ -28,7 +28,7 @@ import (
 // Options say which client the provider knows, and what it has agreed with it.
 type Options struct {
 	Name     string
-	Row      *provider.Provider // instead of the table's, for a provider that nobody has
+	Row      *provider.Provider // instead of the table's, with nothing left to be filled in
 	Params   map[string]string  // default: their examples
 	ClientID string
 	Secret   string // begins every token as well, so that a search for it finds them
@@ -93,11 +93,14 @@ func New(t testing.TB, net *Internet, opts Options) *Sim {
 	if s.opts.Params == nil {
 		s.opts.Params = Examples(row)
 	}
-	expanded, err := row.Expand(s.opts.Params)
-	if err != nil {
-		t.Fatal(err)
+	s.Row = row
+	if opts.Row == nil {
+		expanded, err := row.Expand(s.opts.Params)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Row = expanded
 	}
-	s.Row = expanded
 	if s.act.discovers {
 		s.discoverable()
 	}
