@@ -158,7 +158,7 @@ var office = []Provider{
 		Recalled: words("pkce expiry errors header hosts"),
 		Notes: []string{
 			"Scopes are set in the developer console.",
-			"A refresh token is used once and dies after 60 days: a connection must be refreshed now and then to live.",
+			"A refresh token is used once and dies after 60 days.",
 		},
 		AuthorizationEndpoint: "https://account.box.com/api/oauth2/authorize",
 		TokenEndpoint:         "https://api.box.com/oauth2/token",
