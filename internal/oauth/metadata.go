@@ -204,6 +204,9 @@ func (c Config) at(server *Server) Config {
 	if c.Certificate != nil { // RFC 8705 section 5
 		token = cmp.Or(server.MTLSEndpointAliases.TokenEndpoint, token)
 		revocation = cmp.Or(server.MTLSEndpointAliases.RevocationEndpoint, revocation)
+		if !strings.HasPrefix(revocation, "https:") { // of a server on this machine: no certificate can be shown there
+			revocation = ""
+		}
 	}
 	c.TokenEndpoint = cmp.Or(c.TokenEndpoint, token)
 	c.AuthorizationEndpoint = cmp.Or(c.AuthorizationEndpoint, server.AuthorizationEndpoint)

@@ -378,6 +378,10 @@ func TestCertificatesGoToTheAliases(t *testing.T) {
 	if got := base.at(server); got.TokenEndpoint != "https://mtls.example/token" || got.RevocationEndpoint != "https://idp.example/revoke" {
 		t.Errorf("with one: %s, %s", got.TokenEndpoint, got.RevocationEndpoint)
 	}
+	server.RevocationEndpoint = "http://127.0.0.1/revoke"
+	if got := base.at(server); got.RevocationEndpoint != "" || got.TokenEndpoint != "https://mtls.example/token" {
+		t.Errorf("a revocation endpoint in the clear: %s, %s", got.TokenEndpoint, got.RevocationEndpoint)
+	}
 	base.TokenEndpoint = "https://own.example/token"
 	if got := base.at(server); got.TokenEndpoint != "https://own.example/token" {
 		t.Errorf("with an endpoint of its own: %s", got.TokenEndpoint)
