@@ -33,6 +33,7 @@ func init() {
 //		encryption key|passphrase|<module> ...
 //		history <number>
 //		rekey_pause <duration>
+//		subjects_in_memory <number>
 //		connection <name> {
 //			...
 //		}
@@ -57,8 +58,10 @@ func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 			err = app.parseHistory(d)
 		case "rekey_pause":
 			err = app.parseRekeyPause(d)
+		case "subjects_in_memory":
+			err = app.parseSubjectsInMemory(d)
 		default:
-			err = d.Errf("unknown option %q of %s; known are connection, encryption, history and rekey_pause", d.Val(), appName)
+			err = d.Errf("unknown option %q of %s; known are connection, encryption, history, rekey_pause and subjects_in_memory", d.Val(), appName)
 		}
 		if err != nil {
 			return nil, err

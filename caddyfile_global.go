@@ -9,17 +9,28 @@ import (
 
 // parseHistory parses `history <number>`.
 func (a *App) parseHistory(d *caddyfile.Dispenser) error {
-	if a.HistoryLength != 0 {
-		return d.Err("history is given twice")
+	return parseNumber(d, &a.HistoryLength, 1, maxHistory)
+}
+
+// parseSubjectsInMemory parses `subjects_in_memory <number>`.
+func (a *App) parseSubjectsInMemory(d *caddyfile.Dispenser) error {
+	return parseNumber(d, &a.SubjectsInMemory, leastRoom, mostRoom)
+}
+
+// parseNumber parses an option of one number within bounds, which may be given once.
+func parseNumber(d *caddyfile.Dispenser, field *int, least, most int) error {
+	option := d.Val()
+	if *field != 0 {
+		return d.Errf("%s is given twice", option)
 	}
 	if !d.NextArg() {
 		return d.ArgErr()
 	}
-	length, err := strconv.Atoi(d.Val())
-	if err != nil || length < 1 || length > maxHistory {
-		return d.Errf("history: %q is not a number of token sets from 1 to %d", d.Val(), maxHistory)
+	number, err := strconv.Atoi(d.Val())
+	if err != nil || number < least || number > most {
+		return d.Errf("%s: %q is not a number from %d to %d", option, d.Val(), least, most)
 	}
-	a.HistoryLength = length
+	*field = number
 	if d.NextArg() {
 		return d.ArgErr()
 	}

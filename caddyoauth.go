@@ -28,7 +28,7 @@
 //	brake.go       how often one person may begin to connect
 //	redirect.go    which browsers are led there at once
 //	pages.go       how a page is made, from templates/; accounts.go and explain.go hold what they say
-//	engine.go      the process-wide state that outlives configurations
+//	engine.go      the process-wide state that outlives configurations; room.go: what of it stays in memory
 //	refresh.go     WHEN tokens are refreshed in the background
 //	keepalive.go   what nobody uses is kept alive; who only a person can help is told of
 //	operations.go  what people and programs do to token sets: view, refresh, history, roll back, disconnect
@@ -90,6 +90,9 @@ type App struct {
 	Connections map[string]*Connection `json:"connections,omitempty"`
 	// HistoryLength is how many superseded token sets are kept of each connection and subject. Default: 10.
 	HistoryLength int `json:"history,omitempty"`
+	// SubjectsInMemory is how many token sets of subjects are in memory at most; the others are read from storage when they are used
+	// again. Default: 10000.
+	SubjectsInMemory int `json:"subjects_in_memory,omitempty"`
 
 	ctx       caddy.Context
 	logger    *zap.Logger
@@ -169,6 +172,9 @@ func (a *App) provisionStore() error {
 	keysID, err := digestOf([]any{identity, generated, a.EncryptionRaw, keyIDs(keks)})
 	if err != nil {
 		return err
+	}
+	if n := a.SubjectsInMemory; n != 0 && (n < leastRoom || n > mostRoom) {
+		return fmt.Errorf("subjects_in_memory: %d is not a number from %d to %d", n, leastRoom, mostRoom)
 	}
 	if a.HistoryLength < 0 || a.HistoryLength > maxHistory {
 		return fmt.Errorf("history: %d is not a number of token sets from 1 to %d", a.HistoryLength, maxHistory)

@@ -41,6 +41,8 @@ type engine struct {
 	keys     map[string]*keySource          // by storage and keys
 	metadata map[string]*oauth.Metadata     // by what they depend on
 	apps     []*App                         // live configurations, oldest first
+	room     int                            // how many sources of subjects are kept; 0 = the default
+	tidied   time.Time
 }
 
 // acquireEngine returns the process's engine; every call needs one releaseEngine.
@@ -86,7 +88,7 @@ func (e *engine) source(key sourceKey) *connection.Source {
 	source, ok := e.sources[key]
 	if !ok {
 		e.makeRoom()
-		source = connection.NewSource(key.id, key.fingerprint, func() *connection.Settings { return e.liveSettings(key) })
+		source = e.newSource(key)
 		e.sources[key] = source
 	}
 	return source
@@ -99,31 +101,7 @@ func (e *engine) glance(key sourceKey) *connection.Source {
 	if source, ok := e.sources[key]; ok {
 		return source
 	}
-	return connection.NewSource(key.id, key.fingerprint, func() *connection.Settings { return e.liveSettings(key) })
-}
-
-// maxSources bounds how many token sets are held in memory. One that was dropped is read from storage when it is used again.
-const maxSources = 10_000
-
-// makeRoom drops the least recently used tenth of the sources when there are too many; those at work stay. The caller holds mu.
-func (e *engine) makeRoom() {
-	if len(e.sources) < maxSources {
-		return
-	}
-	type idle struct {
-		key  sourceKey
-		used time.Time
-	}
-	var candidates []idle
-	for key, source := range e.sources {
-		if snap := source.Snapshot(); key.id.Subject != "" && !snap.Busy {
-			candidates = append(candidates, idle{key, snap.LastUsed})
-		}
-	}
-	slices.SortFunc(candidates, func(a, b idle) int { return a.used.Compare(b.used) })
-	for _, candidate := range candidates[:min(len(candidates), maxSources/10)] {
-		delete(e.sources, candidate.key)
-	}
+	return e.newSource(key)
 }
 
 // sourcesOf returns the sources of a configuration's connections, each with its settings.
@@ -228,6 +206,7 @@ func (e *engine) join(app *App) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.apps = append(e.apps, app)
+	e.settleRoom()
 }
 
 // leave removes a configuration, and the sources that no other one has.
@@ -235,6 +214,7 @@ func (e *engine) leave(app *App) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.apps = slices.DeleteFunc(e.apps, func(other *App) bool { return other == app })
+	e.settleRoom()
 	for key := range e.sources {
 		if !slices.ContainsFunc(e.apps, func(other *App) bool { return other.settingsOf(key) != nil }) {
 			delete(e.sources, key)

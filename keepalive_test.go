@@ -1,6 +1,7 @@
 package caddyoauth
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,6 +31,7 @@ type idleServer struct {
 	refused  int
 	idle     time.Duration // 0 = they do not die of it
 	lifetime time.Duration // that each answer states; 0 = none
+	access   time.Duration // life of an access token; 0 = an hour
 	fixed    bool          // lifetime counts from the consent
 	err      error         // instead of any answer
 }
@@ -69,7 +71,7 @@ func (s *idleServer) issue(began time.Time) *oauth.TokenResponse {
 	s.alive[refresh] = grantOfServer{used: now, began: began}
 	resp := &oauth.TokenResponse{
 		AccessToken: secret.New(fmt.Sprint("seeded-access-", s.issued)), RefreshToken: secret.New(refresh), TokenType: "Bearer",
-		SentAt: now, ExpiresAt: now.Add(time.Hour),
+		SentAt: now, ExpiresAt: now.Add(cmp.Or(s.access, time.Hour)),
 	}
 	switch {
 	case s.lifetime > 0 && s.fixed:

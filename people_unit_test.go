@@ -28,46 +28,6 @@ func emptyEngine() *engine {
 	}
 }
 
-// TestTenThousandSubjects: however many subjects there are, memory holds a bounded number; those of machines are never dropped, and
-// what was used last stays longest.
-func TestTenThousandSubjects(t *testing.T) {
-	t.Parallel()
-	e := emptyEngine()
-	machine := sourceKey{id: connection.ID{Connection: "machine"}}
-	kept := e.source(machine)
-	subject := func(i int) sourceKey {
-		return sourceKey{id: connection.ID{Connection: "drive", Subject: fmt.Sprint("person-", i)}}
-	}
-	const favourite = 7
-	var used *connection.Source
-	for i := range 3 * maxSources {
-		source := e.source(subject(i))
-		if i == favourite {
-			used = source
-			if _, err := source.Token(t.Context(), noTokenSettings(t)); err == nil { // which notes when it was used
-				t.Fatal("there is a token")
-			}
-		}
-		if len(e.sources) > maxSources {
-			t.Fatalf("%d sources are in memory", len(e.sources))
-		}
-	}
-	switch {
-	case e.source(machine) != kept:
-		t.Error("the source of a machine was dropped")
-	case e.source(subject(favourite)) != used:
-		t.Error("the one that is in use was dropped before those that never were")
-	case e.source(subject(3*maxSources-1)) != e.sources[subject(3*maxSources-1)]:
-		t.Error("the newest is not there")
-	}
-	if got := len(e.subjectsOf(sourceKey{id: connection.ID{Connection: "drive"}})); got < maxSources*8/10 || got > maxSources {
-		t.Errorf("%d subjects are known", got)
-	}
-	if got := e.subjectsOf(sourceKey{id: connection.ID{Connection: "drive", Tenant: "other"}}); len(got) != 0 {
-		t.Errorf("another tenant sees %d of them", len(got))
-	}
-}
-
 // noTokenSettings are those of a connection of people that nobody has connected.
 func noTokenSettings(t *testing.T) *connection.Settings {
 	t.Helper()

@@ -41,5 +41,8 @@ func (l *refreshLoop) look(context.Context) time.Duration {
 	return sleep
 }
 
-// scheduled returns the app's sources.
-func (a *App) scheduled() []scheduledSource { return a.engine.sourcesOf(a) }
+// scheduled returns the app's sources, without those that nobody uses.
+func (a *App) scheduled() []scheduledSource {
+	a.engine.tidy(time.Now())
+	return a.engine.sourcesOf(a)
+}

@@ -59,6 +59,14 @@ func (s *Source) Snapshot() Snapshot {
 }
 
 // before returns the status that a flight begins with, and whether the attempt before it failed.
+// IdleSince returns when a request asked last, or when the source was made if none has.
+func (s *Source) IdleSince() time.Time {
+	if used := s.lastUsed.Load(); used != 0 {
+		return time.Unix(used, 0)
+	}
+	return s.born
+}
+
 func (s *Source) before() (status Status, failing bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

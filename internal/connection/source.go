@@ -38,6 +38,7 @@ type Source struct {
 	published   atomic.Pointer[Published]
 	lastUsed    atomic.Int64 // unix seconds
 	stats       Stats
+	born        time.Time
 
 	mu       sync.Mutex // guards the fields below; never held across I/O
 	flight   *flight
@@ -54,7 +55,7 @@ type Source struct {
 // NewSource returns the source of one ID. fingerprint is a digest of what its tokens depend on; live gives the Settings to go
 // on with when those that a caller holds are closed.
 func NewSource(id ID, fingerprint string, live func() *Settings) *Source {
-	return &Source{id: id, fingerprint: fingerprint, live: live, status: StatusPending}
+	return &Source{id: id, fingerprint: fingerprint, live: live, status: StatusPending, born: time.Now()}
 }
 
 // ID returns whose tokens these are.
