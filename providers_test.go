@@ -360,3 +360,32 @@ func TestEndlessTokens(t *testing.T) {
 	}
 	atOnce(t, simulate(t, all, nil), (*journey).endless)
 }
+
+// TestConfigurableRotation: where an administrator decides, the strictest choice is assumed, and the mildest ones work as well: an answer
+// without a refresh token leaves the old one in force.
+func TestConfigurableRotation(t *testing.T) {
+	for class, what := range map[provider.RotationClass]string{provider.RotationStatic: "static", provider.RotationOverlapping: "overlapping"} {
+		t.Run(what, func(t *testing.T) {
+			all := make(map[string]providersim.Options)
+			for _, name := range provider.Names() {
+				if row, _ := provider.Lookup(name); row.RotationConfigurable && !neighbours[name] {
+					options := wants(name)
+					options.Rotation, options.Lifetime = class, time.Hour
+					all[name] = options
+				}
+			}
+			atOnce(t, simulate(t, all, nil), func(j *journey) {
+				j.authorize()
+				for range 3 {
+					if _, err := j.app().Refresh(j.t.Context(), caddyoauth.Ref{Connection: j.name, Subject: j.subject, By: "test"}); err != nil {
+						j.t.Fatal(err)
+					}
+					j.works()
+				}
+				if counts := j.sim.Counts(); counts.Refreshes != 3 || counts.Refusals+counts.Replays > 0 {
+					j.t.Errorf("after three refreshes: %+v", counts)
+				}
+			})
+		})
+	}
+}

@@ -36,11 +36,11 @@ func (s *Sim) api(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case token == nil:
 		s.fault("API", "the token was never handed out")
-		s.unauthorized(w, r)
+		s.unauthorized(w)
 		return
 	case token.dead || token.of.ended != "" || !time.Now().Before(token.expires):
 		s.counts.Unauthorized++
-		s.unauthorized(w, r)
+		s.unauthorized(w)
 		return
 	}
 	s.prove(token.with)
@@ -69,7 +69,7 @@ func (s *Sim) carried(r *http.Request) string {
 }
 
 // unauthorized refuses a dead token as the provider does.
-func (s *Sim) unauthorized(w http.ResponseWriter, r *http.Request) {
+func (s *Sim) unauthorized(w http.ResponseWriter) {
 	status := http.StatusUnauthorized
 	if s.act.silent {
 		status = http.StatusOK

@@ -1,6 +1,7 @@
 package providersim
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -41,7 +42,7 @@ type Internet struct {
 // NewInternet starts the proxy; dir is for the authority's certificate. It lives until Close.
 func NewInternet(dir string) (*Internet, error) {
 	n := &Internet{hosts: make(map[string]string), leafs: make(map[string]*tls.Certificate), pool: x509.NewCertPool()}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +101,7 @@ func (n *Internet) connect(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "nobody is there", http.StatusBadGateway)
 		return
 	}
-	there, err := net.Dial("tcp", address)
+	there, err := new(net.Dialer).DialContext(r.Context(), "tcp", address)
 	if err != nil {
 		http.Error(w, "nobody is there", http.StatusBadGateway)
 		return
@@ -126,7 +127,7 @@ func (n *Internet) connect(w http.ResponseWriter, r *http.Request) {
 // serve gives a simulator its hosts until the test ends.
 func (n *Internet) serve(t testing.TB, s *Sim) {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

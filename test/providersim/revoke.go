@@ -25,11 +25,11 @@ func (s *Sim) revoke(w http.ResponseWriter, r *http.Request) {
 	text := ""
 	switch shape.Auth {
 	case provider.AuthClient:
-		s.authenticated("revocation", r, form, want, s.Row.ClientAuth[0])
+		s.authenticated(claim{"revocation", s.Row.ClientAuth[0]}, r, form, want)
 	case provider.AuthClientBasic:
-		s.authenticated("revocation", r, form, want, "client_secret_basic")
+		s.authenticated(claim{"revocation", "client_secret_basic"}, r, form, want)
 	case provider.AuthClientPost:
-		s.authenticated("revocation", r, form, want, "client_secret_post")
+		s.authenticated(claim{"revocation", "client_secret_post"}, r, form, want)
 	case provider.AuthAccessToken:
 		text = s.carried(r)
 	case provider.AuthNone:

@@ -25,7 +25,7 @@ func (s *Sim) token(w http.ResponseWriter, r *http.Request, at string) {
 		s.fault("token endpoint", "the User-Agent %q says nothing", agent)
 	}
 	want := map[string]string{"grant_type": form.Get("grant_type")}
-	if !s.authenticated("token endpoint", r, form, want, s.Row.ClientAuth[0]) {
+	if !s.authenticated(claim{"token endpoint", s.Row.ClientAuth[0]}, r, form, want) {
 		s.refuse(w, r, s.act.refusedClient())
 		return
 	}
@@ -150,11 +150,14 @@ func (s *Sim) body(where string, r *http.Request, format provider.BodyFormat) ur
 	return form
 }
 
+// claim is by which method the client is to authenticate, and where.
+type claim struct{ where, method string }
+
 // authenticated checks the client's authentication, by that method and by no other, and adds to want what it has in the body.
-func (s *Sim) authenticated(where string, r *http.Request, form url.Values, want map[string]string, method string) bool {
+func (s *Sim) authenticated(c claim, r *http.Request, form url.Values, want map[string]string) bool {
 	id, secret, basic := r.BasicAuth()
 	ok := false
-	switch method {
+	switch c.method {
 	case "client_secret_basic":
 		if !s.Row.BasicRaw && !s.Row.SecretAsUser { // RFC 6749 section 2.3.1
 			id, _ = url.QueryUnescape(id)
@@ -168,13 +171,13 @@ func (s *Sim) authenticated(where string, r *http.Request, form url.Values, want
 		want["client_id"], want["client_secret"] = s.opts.ClientID, s.opts.Secret
 		ok = r.Header.Get("Authorization") == "" && form.Get("client_id") == s.opts.ClientID && form.Get("client_secret") == s.opts.Secret
 	default:
-		s.fault(where, "the simulator does not know the client authentication %s", method)
+		s.fault(c.where, "the simulator does not know the client authentication %s", c.method)
 	}
 	if ok && s.stranger {
 		return false
 	}
 	if !ok {
-		s.fault(where, "the client does not authenticate as documented, by %s", method)
+		s.fault(c.where, "the client does not authenticate as documented, by %s", c.method)
 	}
 	return ok
 }
