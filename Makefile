@@ -24,6 +24,9 @@ test-parts: ## installs what the integration tests need (apt-get, npm)
 unit: ## the tests that need nothing but Go, with the race detector
 	go test -race ./...
 
+kms: ## the tests of the module kms/, against servers that stand in for key services
+	cd kms && go test -race ./...
+
 integration: test-parts ## the tests against real servers
 	go test -race -tags integration -count=1 -timeout 15m $$(scripts/packages-with '^//go:build.*\bintegration\b')
 
@@ -41,6 +44,7 @@ xcaddy: bin/xcaddy ## builds bin/caddy-xcaddy the way users do, and runs the qui
 lint: bin/golangci-lint ## golangci-lint, shellcheck, a syntax check of the lab, the alert rules and their tests
 	scripts/install-parts lint
 	bin/golangci-lint run --build-tags integration
+	cd kms && ../bin/golangci-lint run
 	cd test/browser && ../../bin/golangci-lint run --build-tags integration
 	shellcheck .ci/run bench/run scripts/*
 	node --check test/lab/op/server.mjs

@@ -31,7 +31,11 @@ func TestRekeyInARunningCaddy(t *testing.T) {
 	}
 	c.mustLoad(config)
 	c.want(c.get(), "Bearer token-1")
-	before := c.keysOf(http.MethodGet, "/oauth2_inject/keys")
+	var before KeyStatus
+	c.soon("the record is counted", func() bool {
+		before = c.keysOf(http.MethodGet, "/oauth2_inject/keys")
+		return before.Records > 0
+	})
 	if !before.Open || len(before.DataKeys) != 1 || before.DataKeys[0].Records != before.Records || before.Records == 0 || before.Rekey != nil {
 		t.Fatalf("%+v", before)
 	}

@@ -78,10 +78,19 @@ func (a *App) parseEncryption(d *caddyfile.Dispenser) error {
 	name := d.Val()
 	module, err := caddyfile.UnmarshalModule(d, "oauth2_inject.keys."+name)
 	if err != nil {
-		return err
+		return hintAtKeyServices(d, name, err)
 	}
 	a.EncryptionRaw = append(a.EncryptionRaw, caddyconfig.JSONModuleObject(module, "source", name, nil))
 	return nil
+}
+
+// hintAtKeyServices says how the keys that are modules of their own come into a build.
+func hintAtKeyServices(d *caddyfile.Dispenser, name string, err error) error {
+	services := []string{"aws_kms", "gcp_kms", "vault_transit"}
+	if _, missing := caddy.GetModule("oauth2_inject.keys." + name); missing == nil || !slices.Contains(services, name) {
+		return err
+	}
+	return d.Errf("encryption %s is not in this build; add it with `xcaddy build --with github.com/caddyoauth/caddyoauth --with github.com/caddyoauth/caddyoauth/kms`", name)
 }
 
 // UnmarshalCaddyfile parses `key <base64 or hex>`.

@@ -46,6 +46,7 @@
 //	internal/oauth       the token endpoint's protocol
 //	internal/envelope    sealing
 //	internal/secret      a string that cannot be printed
+//	kms                  a module of its own: key-encryption keys in key services
 package caddyoauth
 
 import (

@@ -40,7 +40,7 @@ func sourceFiles(t *testing.T) []*sourceFile {
 		}
 		if entry.IsDir() {
 			switch entry.Name() {
-			case "bench", "bin", "examples", "node_modules", "test", "testdata", "tools", ".git", "storetest":
+			case "bench", "bin", "examples", "node_modules", "test", "testdata", "tools", ".git", "standin", "storetest":
 				return filepath.SkipDir
 			}
 			return nil
@@ -461,7 +461,8 @@ func TestGuardFailClosed(t *testing.T) {
 			_, _, name := method(node)
 			return name == "RoundTrip"
 		}),
-		map[string]int{"transport.go Transport.RoundTrip": 1, "transport.go Transport.send": 1, "internal/oauth/endpoint.go door.RoundTrip": 1})
+		map[string]int{"transport.go Transport.RoundTrip": 1, "transport.go Transport.send": 1, "internal/oauth/endpoint.go door.RoundTrip": 1,
+			"kms/vault/vault.go bound.RoundTrip": 1}) // to a key service, which knows no token
 }
 
 // overBudget may be larger than the budgets of the house style. Each needs a reason.

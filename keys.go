@@ -26,6 +26,14 @@ type KeyModule interface {
 	KeyEncryptionKey() KeyEncryptionKey
 }
 
+// What a key-encryption key answers to bytes that it cannot unwrap, wrapped in an error of its own. Any other error is taken for
+// trouble with reaching the key, which may be over at the next try.
+var (
+	ErrWrongKey  = envelope.ErrWrongKey  // another key wrapped them
+	ErrTampered  = envelope.ErrTampered  // this key wrapped them, and they were changed since
+	ErrMalformed = envelope.ErrMalformed // this key wrapped them, and they were cut short
+)
+
 func init() {
 	caddy.RegisterModule(KeyLiteral{})
 	caddy.RegisterModule(KeyPassphrase{})

@@ -50,7 +50,10 @@ type RekeyStatus struct {
 }
 
 // countedRecently is how old the count of records may be that KeyStatus shows.
-const countedRecently = 10 * time.Second
+const countedRecently = 2 * time.Second
+
+// countEvery is how often the records are counted when nobody asks, for the metrics.
+const countEvery = time.Hour
 
 // KeyStatus returns the state of the keys. It holds no key. Counting the records reads them all, so it is done for who asks, and
 // not more often than every few seconds.

@@ -160,6 +160,9 @@ func (k *keyKeeper) keep(ctx context.Context) time.Duration {
 	if err == nil && state.by >= 0 && !state.strange {
 		err = errors.Join(keys.rewrapAgain(ctx, k.store.storage), k.advance(ctx, state))
 	}
+	if last := keys.counted.Load(); err == nil && (last == nil || time.Since(last.at) > countEvery) {
+		_, err = k.store.counted(ctx, true)
+	}
 	switch {
 	case ctx.Err() != nil:
 	case keys.opened.Load() == nil:
@@ -180,11 +183,10 @@ func (k *keyKeeper) tell(sentence string, fields ...zap.Field) {
 
 // advance takes the next step of replacing a data key, if one is under way.
 func (k *keyKeeper) advance(ctx context.Context, state *keyState) error {
-	ring := state.ring
-	if len(ring.Keys()) == 1 {
+	if len(state.ring.Keys()) == 1 {
 		return nil
 	}
-	if next := ring.Next(); next != 0 {
+	if next := state.ring.Next(); next != 0 {
 		if time.Since(state.since) < k.store.keys.rekeyPause() {
 			return nil
 		}
@@ -198,7 +200,7 @@ func (k *keyKeeper) advance(ctx context.Context, state *keyState) error {
 			return err
 		}
 		k.sealed(strconv.FormatUint(uint64(next), 10))
-		state, ring = promoted, promoted.ring
+		state = promoted
 	}
 	return k.finish(ctx, state)
 }
