@@ -19,11 +19,15 @@ type account struct {
 	Connected   bool   // there is something to disconnect
 	Needed      bool   // it works again only when the person connects it again
 	Shared      bool   // one account for all who use this site
+	Elsewhere   bool   // the same account is connected once more, here or by somebody else
 	Refreshed   time.Time
 	Scopes      []string
 	Connect     string // link
 	End         string // link
 }
+
+// elsewhere tells a person that an account is connected once more. Whose connection that is would be none of their business.
+const elsewhere = "The same account is also connected elsewhere on this site."
 
 // account returns how a connection is. Looking asks no provider.
 func (v *visit) account(c *activeConnection, source *connection.Source) account {
@@ -31,6 +35,10 @@ func (v *visit) account(c *activeConnection, source *connection.Source) account 
 	one := accountOf(state, err)
 	one.Name, one.Title, one.Shared = c.name, c.consent.title, c.subject == ""
 	one.Connect, one.End = v.link(c, ""), v.path+"/disconnect/"+url.PathEscape(c.name)
+	if one.Connected {
+		found, err := v.app.others(v.r.Context(), c, source.ID(), state.Consent) // who they are is not for visitors
+		one.Elsewhere = err == nil && len(found.owners) > 0
+	}
 	return one
 }
 
@@ -103,6 +111,9 @@ func (v *visit) result(name string) error {
 		if to := localPath(v.r.URL.Query().Get("return_to")); to != "" {
 			p.Acts = []act{{to, "Continue"}}
 		}
+		if one.Elsewhere {
+			p.Next = elsewhere
+		}
 	case one.Connected:
 		p.Title, p.Detail, p.Acts = one.Title+": "+strings.ToLower(one.State), one.Advice, []act{{one.Connect, "Reconnect"}}
 	default:
@@ -130,6 +141,8 @@ func (v *visit) confirm(name string) error {
 	}
 	if one.Shared {
 		p.Next = "The account is shared: it stops working for everybody who uses this site."
+	} else if one.Elsewhere {
+		p.Next = elsewhere + " That may end as well, since some providers end everything at once."
 	}
 	postsForms(v.w.Header())
 	return v.show(p)

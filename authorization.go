@@ -1,6 +1,7 @@
 package caddyoauth
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -152,21 +153,26 @@ func (a *App) finish(ctx context.Context, back wayBack, who visitor) (outcome, e
 		resp, err = server.redeem(ctx, answer.Code, p)
 	}
 	if err == nil {
-		err = checkIDToken(c.consent.clientID, resp, p)
+		err = identify(given, c.consent.clientID, resp, p)
 	}
 	if err != nil {
 		return out, err
 	}
-	given.Found = c.consent.keeping.told(resp)
+	given.Found, given.Origin = c.consent.keeping.told(resp), resp.RefreshToken.Digest()
 	key := c.key
 	key.id.Subject = p.Subject
 	source := a.engine.source(key)
+	before, _ := source.Peek(ctx, c.settings) // what cannot be read is no reason to lose a consent
 	token, err := source.Apply(ctx, c.settings, connection.Authorized(resp, given, c.settings, who.identity))
-	if err == nil && c.call != nil && token != nil {
+	if err != nil || token == nil {
+		return out, err
+	}
+	if c.call != nil {
 		result := a.test(ctx, c, source, token) // whatever it says, the consent stays
 		out.test = &result
 	}
-	return out, err
+	a.settleOwners(ctx, c, source, before.Consent)
+	return out, nil
 }
 
 // redeem exchanges the code.
@@ -205,8 +211,9 @@ type deniedError struct{ code string }
 
 func (e *deniedError) Error() string { return "authorize: the provider answered " + e.code }
 
-// checkIDToken compares an ID token, if one came, with what was asked for (OpenID Connect Core section 3.1.3.7).
-func checkIDToken(clientID string, resp *oauth.TokenResponse, asked *pendingV1) error {
+// identify compares an ID token, if one came, with what was asked for (OpenID Connect Core section 3.1.3.7), and takes from it whose
+// account it is. A test call knows better.
+func identify(given *connection.Consent, clientID string, resp *oauth.TokenResponse, asked *pendingV1) error {
 	if resp.IDToken.IsZero() {
 		return nil
 	}
@@ -214,6 +221,7 @@ func checkIDToken(clientID string, resp *oauth.TokenResponse, asked *pendingV1) 
 	if err != nil {
 		return err
 	}
+	given.AccountID, given.Label = claims.Subject, cmp.Or(claims.Email, claims.PreferredUsername, claims.Name)
 	return claims.Check(asked.Issuer, clientID, asked.Nonce, time.Now())
 }
 

@@ -19,6 +19,7 @@
 //	transport.go   http.reverse_proxy.transport.oauth2_inject: set the token, check the host, replay after a 401
 //	injection.go   how a token travels: header, template, query parameter; defaults.go: what travels with it
 //	fields.go      what people are asked for first; counterpart.go: the authorization server as one person meets it
+//	owners.go      who else holds the same account
 //	testcall.go    whose token it is: a request to the API that tells; address.go: URLs that are made of what is known
 //	kept.go        what a connection knows besides its token: fields of answers, for headers and addresses
 //	replay.go      what of a request's body is kept for that replay

@@ -65,6 +65,8 @@ type TokenView struct {
 	Missing   []string `json:"scopes_missing,omitempty"` // that the configuration asks for and nobody consented to
 	AccountID string   `json:"account_id,omitempty"`
 	Label     string   `json:"label,omitempty"`
+	Also      []Owner  `json:"also_connected_as,omitempty"`  // who else holds the account; of one token set alone, not in lists
+	SameToken bool     `json:"same_refresh_token,omitempty"` // one of them by the same refresh token, so that they end each other
 }
 
 // GenerationView is what may be shown of one generation in the history.
@@ -117,7 +119,16 @@ func (a *App) View(ctx context.Context, ref Ref) (TokenView, error) {
 		return TokenView{}, err
 	}
 	state, err := a.engine.glance(key).Peek(ctx, c.settings)
-	return viewOf(state), err
+	view := viewOf(state)
+	if err != nil || state.Status.NeedsPerson() {
+		return view, err
+	}
+	found, err := a.others(ctx, c, key.id, state.Consent)
+	view.Also, view.SameToken = found.owners, found.sameToken
+	if err != nil {
+		return view, fmt.Errorf("%w: %w", ErrStorage, err)
+	}
+	return view, nil
 }
 
 // Refresh replaces a token set now, and returns the state after it.
@@ -179,9 +190,12 @@ func (a *App) RollBack(ctx context.Context, ref Ref, generation uint64) (TokenVi
 	if err != nil {
 		return TokenView{}, fmt.Errorf("%w: %w", ErrStorage, err)
 	}
-	if _, err := a.engine.source(key).Apply(ctx, c.settings, connection.RolledBack(records, generation, c.settings, ref.By)); err != nil {
+	source := a.engine.source(key)
+	before, _ := source.Peek(ctx, c.settings)
+	if _, err := source.Apply(ctx, c.settings, connection.RolledBack(records, generation, c.settings, ref.By)); err != nil {
 		return TokenView{}, err
 	}
+	a.settleOwners(ctx, c, source, before.Consent) // it may be of another account
 	return a.View(ctx, ref)
 }
 
@@ -204,9 +218,11 @@ func (a *App) end(ctx context.Context, c *activeConnection, source *connection.S
 				zap.String("connection", c.name), zap.String("subject", source.ID().Digest()), zap.Error(err))
 		}
 	}
+	before, _ := source.Peek(ctx, c.settings)
 	if _, err := source.Apply(ctx, c.settings, connection.Disconnected(by)); err != nil {
 		return told, err
 	}
+	a.settleOwners(ctx, c, source, before.Consent)
 	if err := a.store.forgetHistory(ctx, source.ID()); err != nil {
 		return told, fmt.Errorf("%w: %w", ErrStorage, err)
 	}

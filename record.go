@@ -58,6 +58,7 @@ type consentV1 struct {
 	AccountID string            `json:"account_id,omitempty"`
 	Label     string            `json:"label,omitempty"`
 	Found     map[string]string `json:"found,omitempty"`
+	Origin    string            `json:"origin,omitempty"`
 }
 
 type intentV1 struct {

@@ -18,7 +18,7 @@ import (
 // fails, stored tokens have become unreadable.
 func TestRecordGoldens(t *testing.T) {
 	t.Parallel()
-	want := map[string]connection.Record{"v1.json": fullRecord(), "v1-minimal.json": minimalRecord(), "v1-failing.json": failingRecord(), "v1-consent.json": consentRecord(), "v1-root.json": rootRecord(), "v1-ends.json": endsRecord()}
+	want := map[string]connection.Record{"v1.json": fullRecord(), "v1-minimal.json": minimalRecord(), "v1-failing.json": failingRecord(), "v1-consent.json": consentRecord(), "v1-root.json": rootRecord(), "v1-ends.json": endsRecord(), "v1-origin.json": originRecord()}
 	files, err := filepath.Glob("testdata/records/*.json")
 	if err != nil || len(files) != len(want) {
 		t.Fatalf("found %d goldens, know %d (%v)", len(files), len(want), err)
@@ -84,6 +84,12 @@ func endsRecord() connection.Record {
 	return rec
 }
 
+func originRecord() connection.Record {
+	rec := endsRecord()
+	rec.Current.Consent.Origin = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+	return rec
+}
+
 func minimalRecord() connection.Record {
 	return connection.Record{
 		ID: connection.ID{Connection: "api"}, Fingerprint: "ffeeddccbbaa99887766554433221100", Status: connection.StatusPending, UpdatedAt: at2026(0),
@@ -118,7 +124,7 @@ func TestRecordKeepsEveryField(t *testing.T) {
 	t.Parallel()
 	rec := fullRecord()
 	intent, failure := rec.Intent, rec.Failure
-	rec = endsRecord() // has what came after the first golden was written
+	rec = originRecord() // has what came after the first golden was written
 	rec.Intent, rec.Failure = intent, failure
 	for _, value := range []any{rec, rec.ID, rec.Current, *rec.Intent, *rec.Failure, *rec.Current.Consent} {
 		fields := reflect.ValueOf(value)

@@ -82,3 +82,11 @@ func pendingKey(tenant, state string) string {
 
 // pendingLock is the name of the lock under which an authorization is finished.
 func pendingLock(key string) string { return storageRoot + "-" + keyPart("pending lock", key) }
+
+// accountKey is where it is noted who holds an account. what says which, by its id or by a digest.
+func accountKey(tenant, endpoint, clientID, what string) string {
+	return path.Join(storageRoot, "tenants", keyPart("tenant", tenant), "accounts", keyPart("account", tenant, endpoint, clientID, what)) + recordsExt
+}
+
+// accountLock is the name of the lock under which that note is changed.
+func accountLock(key string) string { return storageRoot + "-" + keyPart("account lock", key) }

@@ -52,6 +52,8 @@ type TestResult struct {
 	Unfound   []string `json:"not_found,omitempty"`      // what should be in the answer and is not
 	AccountID string   `json:"account_id,omitempty"`
 	Label     string   `json:"label,omitempty"`
+	Also      []Owner  `json:"also_connected_as,omitempty"` // who else holds the account, for operators
+	SameToken bool     `json:"same_refresh_token,omitempty"`
 }
 
 // ErrNoTestCall: nobody said how to find out whose token it is.
@@ -156,7 +158,10 @@ func (a *App) TestCall(ctx context.Context, ref Ref) (TestResult, error) {
 	if err != nil {
 		return TestResult{}, asOperation(err)
 	}
-	return a.test(ctx, c, source, p), nil
+	result := a.test(ctx, c, source, p)
+	found := a.settleOwners(ctx, c, source, p.TokenSet().Consent)
+	result.Also, result.SameToken = found.owners, found.sameToken
+	return result, nil
 }
 
 // test makes the call with a token set, and keeps what it finds with that set.

@@ -106,9 +106,10 @@ type Consent struct {
 	Requested []string          // the scopes that were asked for
 	Fields    map[string]string // what the person was asked for before (region, shop, ...)
 	Callback  map[string]string // parameters of the way back that templates may use (realmId, ...)
-	AccountID string            // identifies the account at the provider, as the test call found; "" = not known
+	AccountID string            // identifies the account at the provider, as the test call or an ID token said; "" = not known
 	Label     string            // names the account for people; "" = not known
 	Found     map[string]string // further fields that the test call found (xero_tenant_id, ...)
+	Origin    string            // SHA-256 of the refresh token that it began with; "" = it came with none
 }
 
 // Intent is written before the token endpoint is called. One that is found later means: the outcome is unknown.
