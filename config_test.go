@@ -177,8 +177,8 @@ func TestFingerprint(t *testing.T) {
 		return fingerprintOf(func(c *Connection) { c.TokenEndpoint, c.Issuer = "", issuer })
 	}
 	compared := fingerprintOf(func(c *Connection) { c.Issuer = "https://idp.example" })
-	if found("https://idp.example") != found("https://idp.example") || compared != base {
-		t.Error("the same issuer gives another fingerprint, or one that is only compared does")
+	if compared != base {
+		t.Error("an issuer that is only compared gives another fingerprint")
 	}
 	account := func(user, password string) string {
 		return fingerprintOf(func(c *Connection) { c.Grant, c.Username, c.Password = "password", user, password })
