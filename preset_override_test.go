@@ -147,6 +147,12 @@ var overrides = map[string]struct {
 		func(e effect) any { return e.policy.RefreshBefore }, time.Second, ""},
 	"DefaultLifetime": {"salesforce", func(c *Connection) { c.DefaultLifetime = caddy.Duration(time.Minute) },
 		func(e effect) any { return e.policy.DefaultLifetime }, time.Minute, ""},
+	"RefreshTokenLifetime": {"box", func(c *Connection) { c.RefreshToken = &RefreshTokenRules{Lifetime: caddy.Duration(time.Hour)} },
+		func(e effect) any { return e.policy.RefreshLifetime }, time.Hour, ""},
+	"RefreshTokenIdleLimit": {"xero", func(c *Connection) { c.RefreshToken = &RefreshTokenRules{Idle: caddy.Duration(time.Hour)} },
+		func(e effect) any { return e.policy.RefreshIdle }, time.Hour, ""},
+	"ConsentLifetime": {"quickbooks", func(c *Connection) { c.RefreshToken = &RefreshTokenRules{Consent: caddy.Duration(time.Hour)} },
+		func(e effect) any { return e.policy.ConsentLifetime }, time.Hour, ""},
 	"TokenPath": {"slack_user", func(c *Connection) { c.Quirks = &Quirks{TokenPath: "a.b"} }, func(e effect) any { return e.conf.TokenPath }, []string{"a.b"}, ""},
 	"HeaderName": {"notion", func(c *Connection) { c.Header = &HeaderInjection{Name: "X-Token"} },
 		func(e effect) any { return e.injection.header }, "X-Token", ""},
@@ -169,8 +175,8 @@ var overrides = map[string]struct {
 	}, []bool{true, true, false, true, false, true}, ""},
 }
 
-// TestEveryFactGivesWay: what a connection says wins over what the table says, column by column.
-func TestEveryFactGivesWay(t *testing.T) {
+// TestGuardEveryFactGivesWay: what a connection says wins over what the table says, column by column.
+func TestGuardEveryFactGivesWay(t *testing.T) {
 	t.Parallel()
 	left := maps.Clone(overrides)
 	for _, field := range reflect.VisibleFields(reflect.TypeFor[provider.Provider]()) {
