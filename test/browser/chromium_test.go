@@ -48,7 +48,7 @@ var chromium = sync.OnceValues(func() (context.Context, error) {
 })
 
 // patience is how long a step in the browser may take.
-const patience = 20 * time.Second
+const patience = 45 * time.Second
 
 // person is somebody with a window of their own.
 type person struct {

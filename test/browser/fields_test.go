@@ -28,7 +28,7 @@ func testFields(t *testing.T, s *site) {
 		t.Errorf("a wrong answer: status %d", status)
 	}
 	jane.reads("This does not fit. It looks like eu.")
-	jane.do(chromedp.Poll(`document.activeElement.name === "region"`, nil))
+	jane.waitFor("input[name=region]")
 	told := js[string](jane, `document.activeElement.getAttribute("aria-describedby").split(" ").map(id => document.getElementById(id).innerText).join(" ")`)
 	if told != "This does not fit. It looks like eu. Such as eu" {
 		t.Errorf("the keyboard is at a field of which a screen reader says %q", told)

@@ -3,6 +3,7 @@
 package browser
 
 import (
+	"fmt"
 	"net/http"
 	"testing"
 
@@ -32,6 +33,12 @@ func (p *person) tabTo(name string) {
 	p.t.Fatalf("the keyboard does not come to %q at %s, only to %q", name, p.at(), met)
 }
 
+// waitFor waits until the keyboard is where the page puts it: browsers do so a moment after the page is loaded.
+func (p *person) waitFor(selector string) {
+	p.t.Helper()
+	p.do(chromedp.Poll(fmt.Sprintf(`document.activeElement.matches(%q)`, selector), nil))
+}
+
 // testKeyboard: the whole way without a mouse, from the refused request to the end of the connection.
 func testKeyboard(t *testing.T, s *site) {
 	jane := s.as(t, "jane")
@@ -39,8 +46,10 @@ func testKeyboard(t *testing.T, s *site) {
 	jane.open("/files")
 	jane.tabTo("Connect")
 	jane.goes(enter)
-	jane.goes(chromedp.KeyEvent("jane"), chromedp.KeyEvent(kb.Tab), chromedp.KeyEvent("any"), enter) // the login page focuses its first field
-	if status := jane.goes(enter); status != http.StatusOK || jane.at() != "/files" {                // and the consent page its button
+	jane.waitFor("input[name=login]") // which has the keyboard, as the consent page's button has
+	jane.goes(chromedp.KeyEvent("jane"), chromedp.KeyEvent(kb.Tab), chromedp.KeyEvent("any"), enter)
+	jane.waitFor("button[type=submit]")
+	if status := jane.goes(enter); status != http.StatusOK || jane.at() != "/files" {
 		t.Fatalf("after connecting: status %d at %s", status, jane.at())
 	}
 	jane.open("/connect")
