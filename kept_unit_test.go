@@ -1,14 +1,17 @@
 package caddyoauth
 
 import (
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/caddyoauth/caddyoauth/internal/connection"
+	"github.com/caddyoauth/caddyoauth/internal/oauth"
 	"github.com/caddyoauth/caddyoauth/internal/provider"
 	"github.com/caddyoauth/caddyoauth/internal/secret"
 )
@@ -119,5 +122,49 @@ func TestDefaultsRefused(t *testing.T) {
 		if _, err := conn.build("api"); err == nil || !strings.Contains(err.Error(), `connection "api": `+want) {
 			t.Errorf("got %v, want %q", err, want)
 		}
+	}
+}
+
+// TestLearnedByAnotherInstance: what this instance misses, another one may have learned meanwhile; a request does not fail for it.
+func TestLearnedByAnotherInstance(t *testing.T) {
+	t.Parallel()
+	store := storeIn(t, t.TempDir())
+	set := connection.Settings{
+		Store: store, Tasks: new(connection.Tasks), Breaker: new(connection.Breaker), Grant: oauth.GrantRefreshToken, Nonce: "n",
+	}.Complete()
+	live := func() *connection.Settings { return set }
+	id := connection.ID{Connection: "api"}
+	here, there := connection.NewSource(id, "f", live), connection.NewSource(id, "f", live)
+	resp := &oauth.TokenResponse{AccessToken: secret.New("seeded-access"), SentAt: time.Now(), ExpiresAt: time.Now().Add(time.Hour)}
+	if _, err := there.Apply(t.Context(), set, connection.Authorized(resp, nil, set, "test")); err != nil {
+		t.Fatal(err)
+	}
+	token, err := here.Token(t.Context(), set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, err := newHeaderInjection("", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	in.keeping = &keeping{found: []string{"org"}}
+	in.headers = []named{{name: "X-Org", value: parseWording("{token.org}")}}
+	found := connection.Consent{Found: map[string]string{"org": "T1"}}
+	if _, err := there.Apply(t.Context(), set, connection.Learned(token.Generation(), found)); err != nil {
+		t.Fatal(err)
+	}
+	p := &plan{conn: &activeConnection{name: "api", injection: in, settings: set}, source: here, token: token, guarded: true}
+	if _, err := in.dress(make(http.Header), p.token); err == nil {
+		t.Fatal("it is known here already, so this proves nothing")
+	}
+	if value, _ := p.fact("token.org"); value != "T1" || p.lacks != nil {
+		t.Errorf("the placeholder gave %v", value)
+	}
+	header := make(http.Header)
+	if worn, err := in.dress(header, p.token); err != nil || header.Get("X-Org") != "T1" || len(worn) != 2 {
+		t.Errorf("the request got %q, %v", header.Get("X-Org"), err)
+	}
+	if _, known := p.fact("token.none"); !known || p.lacks == nil {
+		t.Error("what nobody knows was not missed")
 	}
 }
