@@ -149,9 +149,10 @@ var optionArguments = map[string]struct {
 	"timeout":            {"10s", []string{"", "10s 10s", "0s", "10"}},
 	"refresh":            {"on_401", []string{"", `""`, "on_401 ahead", "never"}},
 	"keep_alive":         {"7d", []string{"", `""`, "7d 7d", "5s", "never", "-1d"}},
-	"refresh_token": {"{\n\t\t\t\tlifetime 90d\n\t\t\t\tidle 30d\n\t\t\t\tconsent 365d\n\t\t\t}", []string{
+	"refresh_token": {"{\n\t\t\t\trotation single_use\n\t\t\t\tgrace 30s\n\t\t\t\tlifetime 90d\n\t\t\t\tidle 30d\n\t\t\t\tconsent 365d\n\t\t\t}", []string{
 		"", "90d", "{\n\t\t\t\t}", "{\n\t\t\t\tlifetime\n\t\t\t}", "{\n\t\t\t\tidle 1d 2d\n\t\t\t}", "{\n\t\t\t\tidle 1d\n\t\t\t\tidle 1d\n\t\t\t}",
-		"{\n\t\t\t\tlife 1d\n\t\t\t}", "{\n\t\t\t\tconsent 0s\n\t\t\t}",
+		"{\n\t\t\t\tlife 1d\n\t\t\t}", "{\n\t\t\t\trotation\n\t\t\t}", "{\n\t\t\t\trotation F\n\t\t\t}", "{\n\t\t\t\trotation static grace\n\t\t\t}",
+		"{\n\t\t\t\trotation static\n\t\t\t\trotation static\n\t\t\t}", "{\n\t\t\t\tconsent 0s\n\t\t\t}",
 	}},
 	"idle_after":            {"2h", []string{"", "2h 2h", "-2h"}},
 	"required":              {"", []string{"true"}},

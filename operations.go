@@ -11,7 +11,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddyoauth/caddyoauth/internal/connection"
-	"github.com/caddyoauth/caddyoauth/internal/secret"
 )
 
 // What people and programs do to token sets, besides sending requests with them. Every surface calls these methods, and no result
@@ -211,15 +210,17 @@ func (a *App) Disconnect(ctx context.Context, ref Ref) (told bool, err error) {
 
 func (a *App) end(ctx context.Context, c *activeConnection, source *connection.Source, by string) (told bool, err error) {
 	ctx = context.WithoutCancel(ctx) // a closed tab must not leave the history behind
-	if c.consent.revocable {
-		err := c.revoke(ctx, source)
-		if told = err == nil; !told {
-			a.logger.Warn("the provider could not be told that a connection has ended; withdraw the consent in its own settings",
-				zap.String("connection", c.name), zap.String("subject", source.ID().Digest()), zap.Error(err))
-		}
+	if c.consent.revocable && c.consent.revokeAccess {
+		_, _ = source.Token(ctx, c.settings) // an access token that has run out would not be accepted; a failure shows below
 	}
 	before, _ := source.Peek(ctx, c.settings)
-	if _, err := source.Apply(ctx, c.settings, connection.Disconnected(by)); err != nil {
+	untold := errOtherClient
+	err = source.End(ctx, c.settings, by, func(ctx context.Context, set connection.TokenSet) { untold = c.tell(ctx, set) })
+	if told = c.consent.revocable && untold == nil; !told && c.consent.revocable {
+		a.logger.Warn("the provider could not be told that a connection has ended; withdraw the consent in its own settings",
+			zap.String("connection", c.name), zap.String("subject", source.ID().Digest()), zap.Error(untold))
+	}
+	if err != nil {
 		return told, err
 	}
 	a.settleOwners(ctx, c, source, before.Consent)
@@ -229,33 +230,19 @@ func (a *App) end(ctx context.Context, c *activeConnection, source *connection.S
 	return told, nil
 }
 
-// revoke tells the provider that a connection ends, by the token that the provider wants to hear of.
-func (c *activeConnection) revoke(ctx context.Context, source *connection.Source) error {
-	token, err := source.RefreshToken(ctx, c.settings)
-	if err != nil || token.IsZero() {
-		return err
-	}
-	if !c.consent.revokeAccess {
-		return c.tell(ctx, source, token, "refresh_token")
-	}
-	p, err := source.Token(ctx, c.settings) // an expired one would not be accepted
-	var unavailable *connection.Unavailable
-	switch {
-	case errors.As(err, &unavailable) && unavailable.Status.NeedsPerson():
-		return nil // there is nothing to revoke
-	case err != nil:
-		return err
-	}
-	return c.tell(ctx, source, p.TokenSet().AccessToken, "access_token")
-}
+// errOtherClient means that the provider was not told, since the tokens are not of the client that would tell it.
+var errOtherClient = errors.New("the account was connected under another client id or elsewhere")
 
-// tell tells the provider, at the place that belongs to the consent, that a token is not needed any more.
-func (c *activeConnection) tell(ctx context.Context, source *connection.Source, token secret.Text, kind string) error {
-	state, err := source.Peek(ctx, c.settings)
-	if err != nil {
-		return err
+// tell tells the provider that a connection ends, at the place that belongs to the consent, by the token that it wants to hear of.
+func (c *activeConnection) tell(ctx context.Context, set connection.TokenSet) error {
+	token, kind := set.RefreshToken, "refresh_token"
+	if c.consent.revokeAccess || token.IsZero() {
+		token, kind = set.AccessToken, "access_token"
 	}
-	server, err := c.counterpart(state.Consent)
+	if !c.consent.revocable || token.IsZero() {
+		return nil
+	}
+	server, err := c.counterpart(set.Consent)
 	if err != nil {
 		return err
 	}

@@ -27,9 +27,7 @@ var unreadFacts = map[string]string{
 	"RefreshAnswersAtTheRoot": "for the simulator; a refresh finds the token at the root whatever the table says",
 	"NoExpiryMeansUnlimited":  "for the documentation and the simulator; a token that came with neither end nor refresh token is always taken so",
 
-	"Rotation":             "for the documentation and the simulator; the strictest class is assumed of every server",
 	"RotationConfigurable": "for the documentation",
-	"GraceSeconds":         "for the documentation and the simulator",
 	"KillsOldAccessToken":  "for the documentation and the simulator; RefreshBefore draws the consequence",
 }
 
@@ -153,6 +151,10 @@ var overrides = map[string]struct {
 		func(e effect) any { return e.policy.RefreshIdle }, time.Hour, ""},
 	"ConsentLifetime": {"quickbooks", func(c *Connection) { c.RefreshToken = &RefreshTokenRules{Consent: caddy.Duration(time.Hour)} },
 		func(e effect) any { return e.policy.ConsentLifetime }, time.Hour, ""},
+	"Rotation": {"google", func(c *Connection) { c.RefreshToken = &RefreshTokenRules{Rotation: "punished"} },
+		func(e effect) any { return e.policy.ReuseHarmless }, false, ""},
+	"GraceSeconds": {"okta", func(c *Connection) { c.RefreshToken = &RefreshTokenRules{Grace: caddy.Duration(time.Hour)} },
+		func(e effect) any { return e.policy.ReuseGrace }, time.Hour, ""},
 	"TokenPath": {"slack_user", func(c *Connection) { c.Quirks = &Quirks{TokenPath: "a.b"} }, func(e effect) any { return e.conf.TokenPath }, []string{"a.b"}, ""},
 	"HeaderName": {"notion", func(c *Connection) { c.Header = &HeaderInjection{Name: "X-Token"} },
 		func(e effect) any { return e.injection.header }, "X-Token", ""},

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/caddyoauth/caddyoauth/internal/oauth"
-	"github.com/caddyoauth/caddyoauth/internal/secret"
 )
 
 // Change makes another record the current one, other than by a refresh. It is pure, and gets the record as it is stored under
@@ -40,12 +39,24 @@ func Disconnected(by string) Change {
 	}
 }
 
+// End ends a connection. tell is called first, with the token set that is to be told of, if there may be anything to tell: under the
+// storage lock, so that nobody refreshes with what the server is just being told of. It is not called for tokens that were obtained
+// as another client, or elsewhere: they are nobody's business here.
+func (s *Source) End(ctx context.Context, set *Settings, by string, tell func(context.Context, TokenSet)) error {
+	_, err := s.carryOut(ctx, set, want{change: Disconnected(by), first: tell})
+	return err
+}
+
 // Apply carries out a change: after the flight under way, under the storage lock, saved before it is published. It goes on when
 // ctx ends, since what is to be saved cannot be had again; the caller then gets ctx's error. The result is nil when the change
 // leaves no token.
 func (s *Source) Apply(ctx context.Context, set *Settings, change Change) (*Published, error) {
+	return s.carryOut(ctx, set, want{change: change})
+}
+
+func (s *Source) carryOut(ctx context.Context, set *Settings, w want) (*Published, error) {
 	for {
-		f, mine := s.takeOff(set, change)
+		f, mine := s.takeOff(set, w)
 		select {
 		case <-f.over:
 		case <-ctx.Done():
@@ -58,13 +69,13 @@ func (s *Source) Apply(ctx context.Context, set *Settings, change Change) (*Publ
 }
 
 // takeOff starts a flight for the change, or returns the one that must end first.
-func (s *Source) takeOff(set *Settings, change Change) (f *flight, mine bool) {
+func (s *Source) takeOff(set *Settings, w want) (f *flight, mine bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.flight != nil {
 		return s.flight, false
 	}
-	return s.launch(set, want{change: change}), true
+	return s.launch(set, w), true
 }
 
 // apply is run for a change: the same lock, the same order of steps, but nothing is asked.
@@ -95,6 +106,9 @@ func (r *refresh) apply(ctx context.Context) (*Published, error) {
 
 // put saves the changed record, and archives the token set before it.
 func (r *refresh) put(ctx context.Context, rec Record) (*Published, error) {
+	if d := r.differs(rec); r.want.first != nil && (d == nil || !d.client) {
+		r.want.first(ctx, rec.Current)
+	}
 	next, err := r.want.change(rec, time.Now())
 	if err != nil {
 		return nil, err
@@ -118,24 +132,4 @@ func (r *refresh) put(ctx context.Context, rec Record) (*Published, error) {
 	}
 	r.later(Event{Kind: KindChanged, Status: next.Status, Generation: next.Current.Generation, ExpiresAt: next.Current.ExpiresAt})
 	return p, nil
-}
-
-// RefreshToken returns the refresh token, or where there is none the access token, for revocation; the zero value when there is
-// nothing to revoke. It reads the storage, since another instance may know a later one. One that was obtained as another client, or
-// elsewhere, is given to nobody.
-func (s *Source) RefreshToken(ctx context.Context, set *Settings) (secret.Text, error) {
-	rec, err := set.Store.Load(ctx, s.id)
-	if errors.Is(err, ErrNotFound) {
-		return secret.Text{}, nil
-	}
-	if err != nil {
-		return secret.Text{}, err
-	}
-	if d := set.differs(s.fingerprint, rec); d != nil && d.client {
-		return secret.Text{}, d
-	}
-	if rec.Current.RefreshToken.IsZero() {
-		return rec.Current.AccessToken, nil
-	}
-	return rec.Current.RefreshToken, nil
 }

@@ -157,3 +157,36 @@ func TestFailedChangeDisturbsNobody(t *testing.T) {
 		i.generation(1)
 	})
 }
+
+// TestDisconnectedWhileStorageFails: the server has been told, so it is tried for a while, and nothing is served meanwhile that was
+// ended.
+func TestDisconnectedWhileStorageFails(t *testing.T) {
+	for down, works := range map[time.Duration]bool{10 * time.Second: true, time.Hour: false} {
+		t.Run(down.String(), func(t *testing.T) {
+			virtual(t, func(t *testing.T) {
+				i := newInstance(t, people)
+				i.authorize("one")
+				i.store.Change(func(f *storetest.Faults) { f.Save = &storetest.Fault{Err: errDown} })
+				time.AfterFunc(down, func() { i.store.Change(func(f *storetest.Faults) { f.Save = nil }) })
+				told, began := 0, time.Now()
+				err := i.End(t.Context(), i.set, "jane", func(_ context.Context, set connection.TokenSet) {
+					told++
+					is(t, "the token that was told of", set.RefreshToken.Reveal(), "refresh-one")
+				})
+				is(t, "error: "+errorText(err), err == nil, works)
+				is(t, "a failure of storage", works || errors.Is(err, connection.ErrStorage), true)
+				is(t, "told", told, 1)
+				is(t, "it took no longer than a lease", time.Since(began) <= lease+10*time.Second, true)
+				is(t, "served from memory", i.told(connection.KindUnsaved), 0)
+				if works {
+					i.refused(connection.StatusDisconnected, "disconnected")
+					return
+				}
+				i.generation(1) // it can be tried again
+				later(2 * time.Hour)
+				is(t, "error the second time", i.End(t.Context(), i.set, "jane", func(context.Context, connection.TokenSet) {}), nil)
+				i.refused(connection.StatusDisconnected, "disconnected")
+			})
+		})
+	}
+}

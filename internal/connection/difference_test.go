@@ -118,8 +118,6 @@ func TestClientIsChanged(t *testing.T) {
 			_, err := now.Refresh(t.Context(), now.set, "operator")
 			var u *connection.Unavailable
 			is(t, "forced", errors.As(err, &u) && u.Code == "client_changed", true)
-			_, err = now.RefreshToken(t.Context(), now.set)
-			is(t, "its refresh token is given to nobody", err != nil, true)
 			is(t, "state", now.peek().Failure.Code, "client_changed")
 		})
 		base.called(0)

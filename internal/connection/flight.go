@@ -14,11 +14,12 @@ import (
 // want is what a flight is asked for.
 type want struct {
 	reason Reason
-	newer  uint64 // only a generation above this one will do
-	change Change // what to do instead of refreshing; nil = refresh
-	look   bool   // only what is stored will do: nobody is asked
-	by     string // who wants it; "" for what nobody asked for
-	after  uint64 // only a flight after this one will do
+	newer  uint64                          // only a generation above this one will do
+	change Change                          // what to do instead of refreshing; nil = refresh
+	look   bool                            // only what is stored will do: nobody is asked
+	by     string                          // who wants it; "" for what nobody asked for
+	first  func(context.Context, TokenSet) // called under the lock before a change, unless the tokens are another client's
+	after  uint64                          // only a flight after this one will do
 }
 
 // flight is the one refresh under way. result and err are written before done is closed.

@@ -42,6 +42,11 @@ type Policy struct {
 	UnsavedAfter      time.Duration // how long a new token set that cannot be saved is held back before it is served from memory
 	Mode              Mode          // what a token is replaced for
 
+	// Whether a refresh token that was used may be sent again without harm, at all or for so long after. When nothing is known, it
+	// may not.
+	ReuseHarmless bool
+	ReuseGrace    time.Duration
+
 	KeepAlive       time.Duration // how often an idle refresh token is used; 0 = as the three below suggest, below 0 = never
 	RefreshIdle     time.Duration // a refresh token that is not used for so long dies; 0 = not known
 	RefreshLifetime time.Duration // of a refresh token, where answers do not say; 0 = not known

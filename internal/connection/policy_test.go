@@ -19,7 +19,7 @@ func TestDefaults(t *testing.T) {
 	if got := (Policy{RefreshBefore: -1, DefaultLifetime: -1, Timeout: -1, IdleAfter: -1, RejectionCooldown: -1, UnsavedAfter: -1}).withDefaults(); got != want {
 		t.Errorf("negative durations: got %+v, want %+v", got, want)
 	}
-	own := Policy{1, 2, 3, 4, 5, 6, ModeOn401, 7, 8, 9, 10}
+	own := Policy{1, 2, 3, 4, 5, 6, ModeOn401, true, 7, 8, 9, 10, 11}
 	if got := own.withDefaults(); got != own {
 		t.Errorf("got %+v, want %+v", got, own)
 	}

@@ -226,6 +226,9 @@ func (r *refresh) replace(ctx context.Context, rec Record) (*Published, error) {
 	if err := r.permitted(rec); err != nil {
 		return nil, err
 	}
+	if err := r.patience(rec); err != nil {
+		return nil, err
+	}
 	client, breaker, err := r.set.door(rec.Current.Consent)
 	if err == nil {
 		err = endpointDown(breaker.take(time.Now(), r.set.Policy.lease()))

@@ -43,8 +43,8 @@ func RolledBack(history []Record, generation uint64, set *Settings, by string) C
 	}
 }
 
-// lastOf returns the record with the living refresh token of the consent that began with root. A gap in the history could hide
-// a later one, whose predecessor must not be sent again.
+// lastOf returns the record with the living refresh token of the consent that began with root. A gap in the history after it could
+// hide a later one: the consent may have been brought back, and refreshed, in between.
 func lastOf(history []Record, root uint64, rec Record) (Record, error) {
 	if _, current := find(history, rec.Current.Generation); !current {
 		return Record{}, ErrBusy
@@ -57,8 +57,10 @@ func lastOf(history []Record, root uint64, rec Record) (Record, error) {
 				last = kept
 			}
 		}
-		if _, complete := find(history, last.Current.Generation+1); !complete {
-			return Record{}, fmt.Errorf("%w: the history has a gap, so it is not known which refresh token is the last", ErrNoRollback)
+		for generation := last.Current.Generation + 1; generation < rec.Current.Generation; generation++ {
+			if _, kept := find(history, generation); !kept {
+				return Record{}, fmt.Errorf("%w: the history has a gap, so it is not known which refresh token is the last", ErrNoRollback)
+			}
 		}
 	}
 	switch {

@@ -29,7 +29,8 @@ func (r *refresh) save(rec Record, p *Published) error {
 			return nil
 		}
 		r.source.stats.StorageErrors.Add(1)
-		if !held && time.Since(rec.UpdatedAt) >= r.set.Policy.UnsavedAfter {
+		ending := rec.Status == StatusDisconnected
+		if !held && !ending && time.Since(rec.UpdatedAt) >= r.set.Policy.UnsavedAfter {
 			held = true
 			memory := p.postponed(p.refreshAt)
 			memory.unsaved = true
@@ -38,6 +39,9 @@ func (r *refresh) save(rec Record, p *Published) error {
 			r.event(Event{Kind: KindUnsaved, Status: StatusActive, Generation: rec.Current.Generation, Err: err})
 		}
 		worthless := rec.Current.RefreshToken.IsZero() && !p.Usable(time.Now())
+		if ending { // the server may have been told already
+			worthless = time.Since(rec.UpdatedAt) > r.set.Policy.lease()
+		}
 		homeless := r.set.Tasks.Closed() && r.source.live() == nil
 		if worthless || homeless {
 			r.event(Event{Kind: KindSaveDropped, Generation: rec.Current.Generation, Err: err})
@@ -52,7 +56,7 @@ func (r *refresh) save(rec Record, p *Published) error {
 func (r *refresh) attempt(rec Record) error {
 	stored, err := r.stored(context.Background())
 	switch {
-	case err == nil && supersedes(stored.Current, rec.Current):
+	case err == nil && (supersedes(stored.Current, rec.Current) || endedSince(stored, rec.Current)):
 		return nil
 	case errors.Is(err, ErrUnreadable):
 		return err // never overwritten
@@ -87,6 +91,9 @@ func (r *refresh) compare(ctx context.Context, rec Record, p *Published) *Publis
 		return p
 	}
 	r.lockLost(fmt.Errorf("the storage holds generation %d of another instance after generation %d was saved", theirs.Generation, ours.Generation))
+	if endedSince(stored, ours) {
+		return p // it ends with its access token
+	}
 	if supersedes(theirs, ours) {
 		if adopted := r.set.publish(stored, time.Now()); adopted.Usable(time.Now()) && r.good(stored) {
 			return adopted

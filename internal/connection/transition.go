@@ -90,6 +90,12 @@ func supersedes(theirs, ours TokenSet) bool {
 	return !theirs.AccessToken.Equal(ours.AccessToken) && theirs.IssuedAt.After(ours.IssuedAt)
 }
 
+// endedSince reports whether the connection was ended on purpose while ours was obtained, past a lock that did not hold. Ours must not
+// bring it back.
+func endedSince(stored Record, ours TokenSet) bool {
+	return stored.Status == StatusDisconnected && stored.Current.Generation >= ours.Generation
+}
+
 // assumedLifetime is that of a token of which nothing says when it ends. A person's token that came with nothing to refresh it
 // with (GitHub, Notion, Slack without rotation) is good until the API says otherwise.
 func (s *Settings) assumedLifetime(set TokenSet) time.Duration {

@@ -47,6 +47,15 @@ const (
 	RotationPunished    RotationClass = "F" // as E, and a replay after GraceSeconds also kills what the winner holds
 )
 
+// Forgives reports whether a refresh token that was used may be sent again, at least right away, without harm to what came after it.
+func (c RotationClass) Forgives() bool {
+	switch c {
+	case RotationStatic, RotationOverlapping, RotationRecoverable, RotationGrace:
+		return true
+	}
+	return false
+}
+
 // RevocationAuth says what authenticates a revocation.
 type RevocationAuth string
 

@@ -24,6 +24,7 @@ type Faults struct {
 
 	StaleLoads  int                     // this many loads return the record before the last
 	NoExclusion bool                    // Lock returns at once, whoever holds it
+	LockLife    time.Duration           // a lock is lost after so long; 0 = it is not
 	Latency     time.Duration           // each operation takes this long, or ends with its context
 	OnSave      func(connection.Record) // called after a record was saved
 }
@@ -181,6 +182,13 @@ func (m *Memory) Records(id connection.ID) []connection.Record {
 	return append(slices.Clone(m.history[id]), plainRecord(m.records[id]))
 }
 
+// Forget removes the history of an ID, as disconnecting does.
+func (m *Memory) Forget(id connection.ID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.history, id)
+}
+
 // History implements [Historian].
 func (m *Memory) History(_ context.Context, id connection.ID) ([]uint64, error) {
 	m.mu.Lock()
@@ -223,16 +231,28 @@ func (m *Memory) seize(name lockName) (mine, theirs chan struct{}) {
 	}
 	mine = make(chan struct{})
 	m.held[name] = mine
+	if m.faults.LockLife > 0 {
+		time.AfterFunc(m.faults.LockLife, func() { m.free(name, mine) })
+	}
 	return mine, nil
 }
 
-func (m *Memory) unlock(name lockName, mine chan struct{}) error {
+// free lets go of a lock that is still held.
+func (m *Memory) free(name lockName, mine chan struct{}) {
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	if m.held[name] == mine {
 		delete(m.held, name)
 	}
-	close(mine)
-	m.mu.Unlock()
+	select {
+	case <-mine:
+	default:
+		close(mine)
+	}
+}
+
+func (m *Memory) unlock(name lockName, mine chan struct{}) error {
+	m.free(name, mine)
 	return m.begin(context.Background(), &m.used.Unlocks, func(f *Faults) **Fault { return &f.Unlock })
 }
 
