@@ -141,7 +141,7 @@ func TestShopAsked(t *testing.T) {
 		"\nsubject {http.auth.user.id}\ntls {\nca " + internet.CA + "\n}\n}\n"
 	proxy := "oauth2_inject shopify {\n reverse_proxy {http.oauth2_inject.field.shop}:443 {\n header_up Host {http.reverse_proxy.upstream.host}\n transport http {\n tls\n tls_trust_pool file " + internet.CA + "\n}\n}\n}\n"
 	s := run(t, setup{connections: text, site: basicAuth + "oauth2_connect\n" + proxy})
-	j := &journey{browser: s.as("alice"), sim: sim, name: "shopify"}
+	j := &journey{browser: s.as("alice"), sim: sim}
 	const path = "/connect/authorize/shopify"
 	page := j.open(path)
 	page.want(t, http.StatusOK, `<label for="field-shop">Shop</label>`)

@@ -333,7 +333,7 @@ func (p *plan) fact(name string) (any, bool) {
 		value, known = p.conn.injection.rendition(p.token).known.value(m)
 	}
 	if !known {
-		p.lacks = &unknownFact{m}
+		p.lacks = &m
 		return "", true
 	}
 	return value, true

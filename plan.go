@@ -21,11 +21,11 @@ type plan struct {
 	token  *connection.Published
 	err    error
 
-	guarded  bool         // a transport sends the token, and checks where to
-	lacks    *unknownFact // a placeholder asked for it in vain, so that address, path or headers may be wrong
-	taken    bool         // a transport has seen the plan
-	replayed bool         // the one replay of this request is spent
-	counted  bool         // what became of the request was counted
+	guarded  bool  // a transport sends the token, and checks where to
+	lacks    *mark // a placeholder asked for it in vain, so that address, path or headers may be wrong
+	taken    bool  // a transport has seen the plan
+	replayed bool  // the one replay of this request is spent
+	counted  bool  // what became of the request was counted
 
 	span trace.Span // of the request; nil when no trace is recorded
 

@@ -56,7 +56,7 @@ type TestResult struct {
 	SameToken bool     `json:"same_refresh_token,omitempty"`
 }
 
-// ErrNoTestCall: nobody said how to find out whose token it is.
+// ErrNoTestCall means that nobody said how to find out whose token it is.
 var ErrNoTestCall = errors.New("the connection has no test call; describe one with test_call")
 
 // testCall is a TestCall, resolved.
@@ -295,7 +295,7 @@ func (t *testCall) read(answer *oauth.Answer, in *injection, made *rendition) (T
 	result := TestResult{OK: true, Status: answer.Status, Detail: "The API has answered."}
 	document := parseDocument(answer.Body)
 	text := func(path string) string {
-		value := ""
+		var value string
 		if m, isMark := markOf(path); isMark {
 			value, _ = made.known.value(m)
 		} else {

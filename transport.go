@@ -167,7 +167,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	p.taken = true
 	t.SetScheme(req)
 	if p.lacks != nil {
-		return t.incomplete(req, p, p.lacks), nil
+		return t.incomplete(req, p, &unknownFact{*p.lacks}), nil
 	}
 	if err := t.permits(req, p); err != nil {
 		p.count(problemHost.code)
