@@ -227,11 +227,14 @@ func (p *process) act(random *rand.Rand) {
 		p.reload()
 	case n < 92:
 		_, _ = source.Apply(ctx, set, connection.Authorized(p.server.consent(), nil, set, "jane"))
-	case n < 96:
+	case n < 95:
 		kept := p.store.Records(alice)
 		_, _ = source.Apply(ctx, set, connection.RolledBack(kept, kept[random.IntN(len(kept))].Current.Generation, set, "operator"))
-	case n < 97:
+	case n < 96:
 		p.disconnect(ctx)
+	case n < 98: // a test call, here and in another instance
+		_, _ = source.Apply(ctx, set, connection.Learned(source.Snapshot().Generation, connection.Consent{Label: fmt.Sprint(random.IntN(9))}))
+		_ = source.LookAgain(ctx, set)
 	default:
 		p.trouble(random)
 	}
