@@ -14,18 +14,7 @@ import (
 // fill sends the form that asks for fields.
 func (b *browser) fill(path string, given url.Values) answer {
 	b.t.Helper()
-	req := b.request(http.MethodPost, path, strings.NewReader(given.Encode()), "Content-Type: application/x-www-form-urlencoded", "Sec-Fetch-Site: same-origin")
-	req.SetBasicAuth(b.user, "open sesame")
-	for name, value := range b.cookies {
-		req.AddCookie(&http.Cookie{Name: name, Value: value})
-	}
-	a := b.do(req)
-	for _, line := range a.header.Values("Set-Cookie") {
-		if cookie, err := http.ParseSetCookie(line); err == nil {
-			b.cookies[cookie.Name] = cookie.Value
-		}
-	}
-	return a
+	return b.send(b.request(http.MethodPost, path, strings.NewReader(given.Encode()), "Content-Type: application/x-www-form-urlencoded", "Sec-Fetch-Site: same-origin"))
 }
 
 // TestFields: what people are asked for decides where they are sent, what is asked there, and what every request brings; each has

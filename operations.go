@@ -122,10 +122,8 @@ func (a *App) View(ctx context.Context, ref Ref) (TokenView, error) {
 	if err != nil || state.Status.NeedsPerson() {
 		return view, err
 	}
-	found, err := a.others(ctx, c, key.id, state.Consent)
-	view.Also, view.SameToken = found.owners, found.sameToken
-	if err != nil {
-		return view, fmt.Errorf("%w: %w", ErrStorage, err)
+	if found, err := a.others(ctx, c, key.id, state.Consent); err == nil { // a note that cannot be read is no reason to see nothing
+		view.Also, view.SameToken = found.owners, found.sameToken
 	}
 	return view, nil
 }

@@ -172,6 +172,9 @@ func TestAttackNotes(t *testing.T) {
 	}
 	bob.connect(toDrive).wantTo(t, doneDrive)
 	bob.open("/connect").want(t, http.StatusOK, "jane@example.com")
+	if view, err := p.app().View(t.Context(), drive); err != nil || view.Label == "" {
+		t.Errorf("the view is %+v, %v", view, err)
+	}
 	if !strings.Contains(logged.String(), "could not find out who else holds an account") {
 		t.Error("nothing was logged of it")
 	}

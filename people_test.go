@@ -68,7 +68,12 @@ func (s *site) as(user string) *browser {
 // visit sends a request and keeps the cookies that come back.
 func (b *browser) visit(method, path string, headers ...string) answer {
 	b.t.Helper()
-	req := b.request(method, path, nil, headers...)
+	return b.send(b.request(method, path, nil, headers...))
+}
+
+// send sends a request as this person, in this browser.
+func (b *browser) send(req *http.Request) answer {
+	b.t.Helper()
 	if b.user != "" {
 		req.SetBasicAuth(b.user, "open sesame")
 	}
