@@ -284,6 +284,11 @@ func (c *Connection) buildCarrier(r *resolver, preset *provider.Provider) *injec
 
 // checkTokenEndpoint refuses an endpoint to which a client secret would travel in the clear.
 func checkTokenEndpoint(raw string, insecure bool) error {
+	return checkURL(raw, insecure, "the client's credentials")
+}
+
+// checkURL refuses a URL to which something would travel in the clear.
+func checkURL(raw string, insecure bool, what string) error {
 	u, err := url.Parse(raw)
 	switch {
 	case raw == "":
@@ -297,7 +302,7 @@ func checkTokenEndpoint(raw string, insecure bool) error {
 	case u.Scheme == "http" && (insecure || isLoopback(u.Hostname())):
 		return nil
 	case u.Scheme == "http":
-		return fmt.Errorf("http:// to %s would send the client's credentials in the clear; use https, or allow it with insecure_http", u.Hostname())
+		return fmt.Errorf("http:// to %s would send %s in the clear; use https, or allow it with insecure_http", u.Hostname(), what)
 	default:
 		return errors.New("must be an https:// URL")
 	}

@@ -50,6 +50,8 @@ func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 	for d.NextBlock(0) {
 		var err error
 		switch d.Val() {
+		case "alert":
+			err = app.parseAlert(d)
 		case "encryption":
 			err = app.parseEncryption(d)
 		case "connection":
@@ -61,7 +63,7 @@ func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 		case "subjects_in_memory":
 			err = app.parseSubjectsInMemory(d)
 		default:
-			err = d.Errf("unknown option %q of %s; known are connection, encryption, history, rekey_pause and subjects_in_memory", d.Val(), appName)
+			err = d.Errf("unknown option %q of %s; known are alert, connection, encryption, history, rekey_pause and subjects_in_memory", d.Val(), appName)
 		}
 		if err != nil {
 			return nil, err

@@ -40,9 +40,11 @@
 //	observer.go    what happens to tokens, as log lines; events.go: as events of Caddy
 //	tracing.go     what traces show of a request's token
 //	health.go      whether requests can be sent here
+//	alerts.go      who is told of trouble, and when; alertsend.go: how; alertmark.go: once for all instances
 //	metrics.go     what Prometheus sees; storagemeter.go counts what storage fails at
 //	admin.go       the state of the connections on Caddy's admin endpoint
 //
+//	internal/alert       what is told of trouble, when, and in what form
 //	internal/connection  the life of a token set: HOW it is refreshed
 //	internal/oauth       the token endpoint's protocol
 //	internal/envelope    sealing
@@ -90,6 +92,8 @@ type App struct {
 	RekeyPause caddy.Duration `json:"rekey_pause,omitempty"`
 	// Connections by name.
 	Connections map[string]*Connection `json:"connections,omitempty"`
+	// Alerts say who is told of connections in trouble.
+	Alerts []*Alert `json:"alerts,omitempty"`
 	// HistoryLength is how many superseded token sets are kept of each connection and subject. Default: 10.
 	HistoryLength int `json:"history,omitempty"`
 	// SubjectsInMemory is how many token sets of subjects are in memory at most; the others are read from storage when they are used
@@ -111,6 +115,8 @@ type App struct {
 	metrics   *metrics
 	ready     *atomic.Bool // Provision is through
 	health    *healthCheck
+	receivers []*receiver // of alerts; set under the lock of the engine
+	startedAt time.Time
 }
 
 // CaddyModule returns the Caddy module information.
@@ -134,7 +140,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	a.announcer, a.metrics = newAnnouncer(engine), engine.metrics
 	a.sweeper = newWorker()
 	a.engine.join(a)
-	if err := errors.Join(a.provisionStore(), a.provisionEvents(), registerMetrics(ctx)); err != nil {
+	if err := errors.Join(a.provisionStore(), a.provisionEvents(), a.provisionAlerts(), registerMetrics(ctx)); err != nil {
 		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(a.Connections)) {
@@ -227,6 +233,8 @@ func (a *App) Start() error {
 	a.keeper.start(func(context.Context) {})
 	a.sweeper.start(a.keepAlive)
 	a.announcer.start(a.announceAll)
+	a.startedAt = time.Now()
+	a.startAlerts()
 	return nil
 }
 
@@ -253,6 +261,7 @@ func (a *App) Stop() error {
 	if !a.announcer.stopWithin(eventGrace) {
 		a.logger.Warn("a handler of events is still at work; it is not waited for")
 	}
+	a.stopAlerts()
 	return nil
 }
 
@@ -269,6 +278,7 @@ func (a *App) Cleanup() error {
 	if !a.announcer.ended() {
 		a.announcer.stopWithin(eventGrace)
 	}
+	a.stopAlerts()
 	a.tasks.Close()
 	a.engine.leave(a)
 	a.engine = nil

@@ -28,9 +28,10 @@ type sourceKey struct {
 
 // engine is the state that outlives configurations: the sources with their token sets, and what they share.
 type engine struct {
-	nonce string // tells this process from others in intents and records
-	told  toldOnce
-	brake brake
+	standings map[string]*standing // what receivers of alerts were told, by rule and target; guarded by mu
+	nonce     string               // tells this process from others in intents and records
+	told      toldOnce
+	brake     brake
 
 	metrics *metrics
 	sweeps  sweeps
@@ -220,6 +221,7 @@ func (e *engine) leave(app *App) {
 			delete(e.sources, key)
 		}
 	}
+	e.forgetStandings()
 	for key := range e.metadata {
 		if !slices.ContainsFunc(e.apps, func(other *App) bool { return other.discovers(key) }) {
 			delete(e.metadata, key)

@@ -11,6 +11,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"go.uber.org/zap"
+
+	"github.com/caddyoauth/caddyoauth/internal/alert"
 )
 
 // eventPrefix begins the names of our events, since Caddy's events have one namespace.
@@ -154,8 +156,12 @@ func (a *App) watchCertificate(active *activeConnection, now time.Time) {
 	}
 	active.certificateEnds.Store(ends.Unix())
 	left := ends.Sub(now)
-	if left > min(certificateNotice, ends.Sub(begins)/certificateShare) ||
-		!a.announcer.engine.told.first(active.name+" "+ends.String(), certificateEvery, now) {
+	if left > min(certificateNotice, ends.Sub(begins)/certificateShare) {
+		a.announcer.engine.alarm(alert.Sighting{Connection: active.name, Member: alert.Certificate})
+		return
+	}
+	a.announcer.engine.alarm(alert.Sighting{Connection: active.name, Member: alert.Certificate, Status: signalCertificate.name})
+	if !a.announcer.engine.told.first(active.name+" "+ends.String(), certificateEvery, now) {
 		return
 	}
 	a.logger.Warn(signalCertificate.text, zap.String("connection", active.name), zap.Time("not_after", ends), zap.Duration("left", left.Round(time.Minute)))

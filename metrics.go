@@ -44,9 +44,9 @@ const (
 type metrics struct {
 	engine *engine
 
-	requests, replays, refreshes, failures, events, storageErrors  *prometheus.CounterVec
-	duration, lockWait                                             *prometheus.HistogramVec
-	tokenSets, expiresIn, certificateExpiresIn, keysetOpen, sealed *prometheus.Desc
+	requests, replays, refreshes, failures, events, storageErrors, deliveries *prometheus.CounterVec
+	duration, lockWait                                                        *prometheus.HistogramVec
+	tokenSets, expiresIn, certificateExpiresIn, keysetOpen, sealed            *prometheus.Desc
 
 	connections, codes, keys labelValues
 }
@@ -74,6 +74,7 @@ func newMetrics(engine *engine) *metrics {
 		failures:      counter("refresh_failures_total", "Failed attempts to get a token by the error's code.", "connection", "code"),
 		events:        counter("events_total", "Events by name, as Caddy's events have it after oauth2_.", "connection", "event"),
 		storageErrors: counter("storage_errors_total", "Storage operations that failed.", "operation"),
+		deliveries:    counter("alert_deliveries_total", "Attempts to deliver an alert by what came of them.", "receiver", "result"),
 
 		duration: histogram("refresh_duration_seconds", "How long attempts to get a token took, storage included, in which the token endpoint was asked."),
 		lockWait: histogram("lock_wait_seconds", "How long the storage lock was waited for."),
@@ -89,12 +90,16 @@ func newMetrics(engine *engine) *metrics {
 	for _, operation := range storageOperations {
 		m.storageErrors.WithLabelValues(operation)
 	}
+	for _, kind := range []string{"webhook", "exec"} {
+		m.deliveries.WithLabelValues(kind, "delivered")
+		m.deliveries.WithLabelValues(kind, "failed")
+	}
 	return m
 }
 
 // vectors are the collectors that count.
 func (m *metrics) vectors() []prometheus.Collector {
-	return []prometheus.Collector{m.requests, m.replays, m.refreshes, m.failures, m.events, m.storageErrors, m.duration, m.lockWait}
+	return []prometheus.Collector{m.requests, m.replays, m.refreshes, m.failures, m.events, m.storageErrors, m.deliveries, m.duration, m.lockWait}
 }
 
 // Describe implements prometheus.Collector.
@@ -220,6 +225,15 @@ func (m *metrics) observe(e connection.Event, signals []signal) {
 	if e.Waited > 0 {
 		m.lockWait.WithLabelValues(label).Observe(e.Waited.Seconds())
 	}
+}
+
+// delivery counts an attempt to deliver an alert.
+func (m *metrics) delivery(kind string, err error) {
+	result := "delivered"
+	if err != nil {
+		result = "failed"
+	}
+	m.deliveries.WithLabelValues(kind, result).Inc()
 }
 
 // event counts what is told, of a connection or of none.

@@ -70,6 +70,14 @@ func recordLock(key string, stored []byte) string {
 	return storageRoot + "-" + keyPart("record lock", key, string(stored))
 }
 
+// alertKey is where it is kept what one receiver of alerts was told of a connection.
+func alertKey(receiver, connection string) string {
+	return path.Join(storageRoot, "alerts", keyPart("alert", receiver, connection)+recordsExt)
+}
+
+// alertLock is the name of the lock under which one instance tells.
+func alertLock(key string) string { return storageRoot + "-" + keyPart("alert lock", key) }
+
 // pendingDir is where the authorizations under way of a tenant are kept.
 func pendingDir(tenant string) string {
 	return path.Join(storageRoot, "tenants", keyPart("tenant", tenant), "pending")
