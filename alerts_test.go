@@ -239,6 +239,21 @@ func TestAlertForSlack(t *testing.T) {
 	}
 }
 
+// TestAlertOfCertificate: it ends soon, whether tokens can be had or not, until it is renewed.
+func TestAlertOfCertificate(t *testing.T) {
+	c := newLiveCaddy(t)
+	hook := newHookReceiver(t, nil)
+	const day = 24 * time.Hour
+	clientCertificate(t, c.dir, -340*day, 25*day)
+	config := c.alerting("webhook "+hook.URL, "client_certificate "+c.dir+"/client.crt "+c.dir+"/client.key")
+	c.mustLoad(strings.ReplaceAll(config, c.idp.URL, "https://idp.example"))
+	hook.messages(c, "api certificate_expiring")
+	c.app().watch(time.Now()) // nothing new
+	clientCertificate(t, c.dir, -day, 364*day)
+	c.app().watch(time.Now())
+	hook.messages(c, "api well")
+}
+
 // TestAlertOfUnreachableReceiver: neither the log nor anything else shows the URL, and nobody waits.
 func TestAlertOfUnreachableReceiver(t *testing.T) {
 	c := newLiveCaddy(t)
@@ -503,6 +518,31 @@ func TestRetryAfter(t *testing.T) {
 			t.Errorf("%q: %v, want %v", value, got, want)
 		}
 	}
+}
+
+// FuzzRetryAfter: whatever a receiver says, nobody waits longer than is bearable, or in the past.
+func FuzzRetryAfter(f *testing.F) {
+	for _, value := range []string{"", "30", "-1", "1e9", "Wed, 25 Nov 2026 10:01:00 GMT", "\x00"} {
+		f.Add(value)
+	}
+	f.Fuzz(func(t *testing.T, value string) {
+		if wait := retryAfter(value, time.Now()); wait < 0 || wait > longestWait {
+			t.Errorf("%q: %v", value, wait)
+		}
+	})
+}
+
+// FuzzMark: a mark that was changed in storage is read or refused, never more.
+func FuzzMark(f *testing.F) {
+	f.Add([]byte(`{"version":1,"mark":{"status":"failing","affected":3,"at":"2026-11-25T10:00:00Z","since":"2026-11-25T09:00:00Z"}}`))
+	f.Fuzz(func(t *testing.T, plain []byte) {
+		if mark, err := decodeMark(plain); err == nil {
+			mark.Covers(alert.News{Status: "failing", Affected: 1}, time.Hour, time.Now())
+			if _, err := encodeMark(mark); err != nil {
+				t.Errorf("%+v was read and cannot be written: %v", mark, err)
+			}
+		}
+	})
 }
 
 // alertArguments says for every option of an alert what may follow it. WEBHOOK lines are inside of a webhook.

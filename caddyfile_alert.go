@@ -4,7 +4,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/caddyoauth/caddyoauth/internal/alert"
@@ -59,9 +58,9 @@ func (c *Alert) parseOption(d *caddyfile.Dispenser) error {
 		}
 		return nil
 	case "after":
-		return alertDuration(d, &c.After)
+		return parseDuration(d, &c.After)
 	case "repeat":
-		return alertDuration(d, &c.Repeat)
+		return parseDuration(d, &c.Repeat)
 	case "webhook":
 		c.Webhook = new(AlertWebhook)
 		return c.Webhook.parse(d)
@@ -72,19 +71,6 @@ func (c *Alert) parseOption(d *caddyfile.Dispenser) error {
 		return nil
 	}
 	return d.Errf("unknown option %q of alert; known are after, exec, on, repeat and webhook", d.Val())
-}
-
-func alertDuration(d *caddyfile.Dispenser, into *caddy.Duration) error {
-	var value string
-	if !d.Args(&value) || d.NextArg() {
-		return d.ArgErr()
-	}
-	parsed, err := caddy.ParseDuration(value)
-	if err != nil || parsed <= 0 {
-		return d.Errf("%q is not a duration above zero, such as 30s, 5m or 1d", value)
-	}
-	*into = caddy.Duration(parsed)
-	return nil
 }
 
 func (c *AlertWebhook) parse(d *caddyfile.Dispenser) error {

@@ -197,18 +197,21 @@ func flag(field func(*Connection) *bool) func(*caddyfile.Dispenser, *Connection)
 }
 
 func duration(field func(*Connection) *caddy.Duration) func(*caddyfile.Dispenser, *Connection) error {
-	return func(d *caddyfile.Dispenser, c *Connection) error {
-		var value string
-		if !d.Args(&value) || d.NextArg() {
-			return d.ArgErr()
-		}
-		parsed, err := caddy.ParseDuration(value)
-		if err != nil || parsed <= 0 {
-			return d.Errf("%q is not a duration above zero, such as 30s, 5m or 1d", value)
-		}
-		*field(c) = caddy.Duration(parsed)
-		return nil
+	return func(d *caddyfile.Dispenser, c *Connection) error { return parseDuration(d, field(c)) }
+}
+
+// parseDuration parses the one argument of an option that is a duration above zero.
+func parseDuration(d *caddyfile.Dispenser, into *caddy.Duration) error {
+	var value string
+	if !d.Args(&value) || d.NextArg() {
+		return d.ArgErr()
 	}
+	parsed, err := caddy.ParseDuration(value)
+	if err != nil || parsed <= 0 {
+		return d.Errf("%q is not a duration above zero, such as 30s, 5m or 1d", value)
+	}
+	*into = caddy.Duration(parsed)
+	return nil
 }
 
 func parseClientAuth(d *caddyfile.Dispenser, c *Connection) error {
