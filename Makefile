@@ -48,6 +48,7 @@ lint: bin/golangci-lint ## golangci-lint, shellcheck, a syntax check of the lab,
 	cd test/browser && ../../bin/golangci-lint run --build-tags integration
 	shellcheck .ci/run bench/run scripts/*
 	node --check test/lab/op/server.mjs
+	REDOCLY_TELEMETRY=off tools/redocly/node_modules/.bin/redocly lint --config tools/redocly/redocly.yaml docs/openapi.json
 	PATH="bin:$$PATH" promtool check rules ops/prometheus/rules.yml
 	PATH="bin:$$PATH" promtool test rules ops/prometheus/rules_test.yml
 

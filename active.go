@@ -11,6 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
+	"github.com/caddyoauth/caddyoauth/internal/api"
 	"github.com/caddyoauth/caddyoauth/internal/connection"
 	"github.com/caddyoauth/caddyoauth/internal/oauth"
 )
@@ -37,6 +38,10 @@ type activeConnection struct {
 
 	certificate     *oauth.Certificate // of the client; nil = none
 	certificateEnds atomic.Int64       // unix seconds, as its file said last; 0 = not known
+
+	audit       func(api.AuditEvent)
+	entry       *entry // what it was made from at run time; nil = it is configured
+	environment string // of the entry
 }
 
 // maxSubject bounds a subject, which a request gives.
@@ -81,38 +86,71 @@ func (c *activeConnection) needsPerson() bool { return c.settings.NeedsPerson() 
 
 // activeSet holds the connections of one configuration by name. Inline connections join it while handlers are provisioned.
 type activeSet struct {
+	applying sync.Mutex // one at a time puts the catalog to use
 	mu       sync.Mutex // guards the fields below
 	byName   map[string]*activeConnection
 	warnings []string // what the status should show besides the connections
 	offers   []offer  // where people can connect their accounts
+
+	stored  map[string]*activeConnection // made at run time; byName counts first
+	faults  map[string]error             // of those that cannot be used
+	version uint64                       // of the catalog that stored is of
 }
 
 // offer is a place where connections can be connected.
 type offer struct {
+	base        string // scheme and host, where they are said; "" = those of a request
 	path        string
-	connections []string // empty = all that people authorize
+	connections []string // empty = all that people authorize, but for those of tenants
 }
 
 // offer makes known where connections can be connected.
-func (s *activeSet) offer(path string, connections []string) {
+func (s *activeSet) offer(o offer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.offers = append(s.offers, offer{path: path, connections: connections})
+	s.offers = append(s.offers, o)
 }
 
-// connectPath returns where a connection can be connected; "" when nowhere.
-func (s *activeSet) connectPath(name string) string {
+// has reports whether a connection can be connected there. One of a tenant has to be named: its name is nobody else's business.
+func (o offer) has(c *activeConnection) bool {
+	if len(o.connections) == 0 {
+		return c.entry == nil || c.entry.Tenant == ""
+	}
+	return slices.Contains(o.connections, c.name)
+}
+
+// offerOf returns where a connection can be connected.
+func (s *activeSet) offerOf(c *activeConnection) (offer, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, o := range s.offers {
-		if len(o.connections) == 0 || slices.Contains(o.connections, name) {
-			return o.path
-		}
+	i := slices.IndexFunc(s.offers, func(o offer) bool { return o.has(c) })
+	if i < 0 {
+		return offer{}, false
 	}
-	return ""
+	return s.offers[i], true
+}
+
+// redirectURI returns what to register at the provider, as far as it is known without a request; nil when it is not, or not needed.
+func (a *App) redirectURI(c *activeConnection) *string {
+	o, ok := a.active.offerOf(c)
+	if !ok || o.base == "" || !c.needsPerson() {
+		return nil
+	}
+	return new(o.base + o.path + "/callback")
 }
 
 func (s *activeSet) get(name string) (*activeConnection, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	active, ok := s.byName[name]
+	if !ok {
+		active, ok = s.stored[name]
+	}
+	return active, ok
+}
+
+// configured returns a connection of the configuration.
+func (s *activeSet) configured(name string) (*activeConnection, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	active, ok := s.byName[name]
@@ -129,9 +167,14 @@ func (s *activeSet) put(active *activeConnection) {
 func (s *activeSet) all() []*activeConnection {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	merged := maps.Clone(s.stored)
+	if merged == nil {
+		merged = make(map[string]*activeConnection, len(s.byName))
+	}
+	maps.Copy(merged, s.byName)
 	var all []*activeConnection
-	for _, name := range slices.Sorted(maps.Keys(s.byName)) {
-		all = append(all, s.byName[name])
+	for _, name := range slices.Sorted(maps.Keys(merged)) {
+		all = append(all, merged[name])
 	}
 	return all
 }
@@ -145,7 +188,7 @@ func (a *App) addConnection(name string, config *Connection) (*activeConnection,
 	if err != nil {
 		return nil, err
 	}
-	if known, ok := a.active.get(name); ok {
+	if known, ok := a.active.configured(name); ok {
 		if known.config != digest {
 			return nil, fmt.Errorf("connection %q is configured twice, differently; give each a name of its own", name)
 		}
@@ -155,12 +198,23 @@ func (a *App) addConnection(name string, config *Connection) (*activeConnection,
 	if err != nil {
 		return nil, err
 	}
+	active := a.wired(name, b, config.Subject)
+	active.config, active.required = digest, config.Required
+	a.active.put(active)
+	for _, sentence := range b.warnings {
+		a.active.warn(a.logger, sentence)
+	}
+	return active, nil
+}
+
+// wired puts a connection together with what it needs of the app.
+func (a *App) wired(name string, b *built, subject string) *activeConnection {
 	a.share(b.discovery, name)
 	key := sourceKey{storage: a.storageID, id: b.id, fingerprint: b.fingerprint}
 	active := &activeConnection{
-		name: name, key: key, injection: b.injection, allow: b.allow, rules: b.rules, config: digest,
-		subject: config.Subject, consent: b.consent, call: b.call, plain: b.counterpart, blueprint: b.blueprint, engine: a.engine,
-		certificate: b.certificate, discovery: b.discovery, meter: a.metrics.meter(name), required: config.Required,
+		name: name, key: key, injection: b.injection, allow: b.allow, rules: b.rules,
+		subject: subject, consent: b.consent, call: b.call, plain: b.counterpart, blueprint: b.blueprint, engine: a.engine,
+		certificate: b.certificate, discovery: b.discovery, meter: a.metrics.meter(name), audit: a.audit,
 	}
 	settings := connection.Settings{
 		Store: a.store, Tasks: a.tasks, Observe: a.observe, Policy: b.policy, Grant: b.grant, Nonce: a.engine.nonce,
@@ -170,14 +224,10 @@ func (a *App) addConnection(name string, config *Connection) (*activeConnection,
 		settings.Client, settings.Breaker = b.client, a.engine.breaker(b.endpoint)
 	}
 	active.settings = settings.Complete()
-	if config.Subject == "" {
+	if subject == "" {
 		active.source = a.engine.source(key)
 	}
-	a.active.put(active)
-	for _, sentence := range b.warnings {
-		a.active.warn(a.logger, sentence)
-	}
-	return active, nil
+	return active
 }
 
 // settingsOf returns this configuration's settings for a source; nil when it does not have it or is closed.
@@ -188,9 +238,11 @@ func (a *App) settingsOf(key sourceKey) *connection.Settings {
 	key.id.Subject = "" // all subjects of a connection share its settings
 	a.active.mu.Lock()
 	defer a.active.mu.Unlock()
-	for _, active := range a.active.byName {
-		if active.key == key {
-			return active.settings
+	for _, set := range []map[string]*activeConnection{a.active.byName, a.active.stored} {
+		for _, active := range set {
+			if active.key == key {
+				return active.settings
+			}
 		}
 	}
 	return nil

@@ -32,12 +32,12 @@ func (Admin) Provision(ctx caddy.Context) error { return registerMetrics(ctx) }
 
 // Routes implements caddy.AdminRouter.
 func (a Admin) Routes() []caddy.AdminRoute {
-	return []caddy.AdminRoute{
-		{Pattern: "/oauth2_inject/connections", Handler: caddy.AdminHandlerFunc(a.list)},
-		{Pattern: "/oauth2_inject/health", Handler: caddy.AdminHandlerFunc(a.health)},
-		{Pattern: "/oauth2_inject/keys", Handler: caddy.AdminHandlerFunc(a.keys)},
-		{Pattern: "/oauth2_inject/rekey", Handler: caddy.AdminHandlerFunc(a.rekey)},
-	}
+	return append(adminRoutes(),
+		caddy.AdminRoute{Pattern: "/oauth2_inject/connections", Handler: caddy.AdminHandlerFunc(a.list)},
+		caddy.AdminRoute{Pattern: "/oauth2_inject/health", Handler: caddy.AdminHandlerFunc(a.health)},
+		caddy.AdminRoute{Pattern: "/oauth2_inject/keys", Handler: caddy.AdminHandlerFunc(a.keys)},
+		caddy.AdminRoute{Pattern: "/oauth2_inject/rekey", Handler: caddy.AdminHandlerFunc(a.rekey)},
+	)
 }
 
 // StatusReport is the answer of `GET /oauth2_inject/connections`.

@@ -7,6 +7,8 @@ import (
 	"net/http"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddyoauth/caddyoauth/internal/api"
 )
 
 // keys answers `GET /oauth2_inject/keys`.
@@ -32,7 +34,11 @@ func answerKeys(w http.ResponseWriter, r *http.Request, method string, of func(*
 	if err != nil {
 		return caddy.APIError{HTTPStatus: http.StatusInternalServerError, Err: err}
 	}
-	status, err := of(module.(*App), r.Context())
+	app := module.(*App)
+	status, err := of(app, r.Context())
+	if method == http.MethodPost {
+		app.audit(api.AuditEvent{Action: "keys.rekey", Outcome: map[bool]string{true: "done", false: "failed"}[err == nil], Caller: adminCaller(r), Address: r.RemoteAddr})
+	}
 	if err != nil {
 		return caddy.APIError{HTTPStatus: http.StatusServiceUnavailable, Err: err}
 	}

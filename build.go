@@ -24,11 +24,15 @@ import (
 type resolver struct {
 	repl    *caddy.Replacer
 	faults  []error
-	trusted [][]byte // the certificate authorities that were read
+	trusted [][]byte     // the certificate authorities that were read
+	stored  *storedParts // of a connection that was made at run time: nothing is replaced in it; nil = it is configured
 }
 
 // text returns raw with its placeholders replaced. The result must never go through a replacer again.
 func (r *resolver) text(field, raw string) string {
+	if r.stored != nil {
+		return raw
+	}
 	value, err := r.repl.ReplaceOrErr(raw, true, true)
 	if err != nil {
 		r.fault(field, fmt.Errorf("%w; placeholders here are resolved at load time, so only {env.*} and {file.*} work and none may be empty", err))
@@ -67,8 +71,18 @@ func (r *resolver) endpoint(field, raw string, insecure bool) string {
 }
 
 func (r *resolver) fault(field string, err error) {
-	r.faults = append(r.faults, fmt.Errorf("%s: %w", field, err))
+	r.faults = append(r.faults, &optionError{option: field, err: err})
 }
+
+// optionError says what is wrong with one option.
+type optionError struct {
+	option string
+	err    error
+}
+
+func (e *optionError) Error() string { return e.option + ": " + e.err.Error() }
+
+func (e *optionError) Unwrap() error { return e.err }
 
 // built is a connection with everything resolved: what the configuration says, as the packages below want it.
 type built struct {
@@ -109,7 +123,10 @@ type consent struct {
 
 // build resolves and checks the connection. It touches no network and writes nothing.
 func (c *Connection) build(name string) (*built, error) {
-	r := &resolver{repl: caddy.NewReplacer()}
+	return c.buildWith(&resolver{repl: caddy.NewReplacer()}, name)
+}
+
+func (c *Connection) buildWith(r *resolver, name string) (*built, error) {
 	preset := c.preset(r)
 	c.amend(r, preset)
 	conf := c.wire(r, preset)
@@ -119,6 +136,9 @@ func (c *Connection) build(name string) (*built, error) {
 		discovery: c.buildDiscovery(r, &conf, preset),
 		policy:    c.policy(r, preset),
 		grant:     c.grant(r, conf),
+	}
+	if r.stored != nil {
+		r.stored.restrict(r, c, &conf)
 	}
 	out.warnings = c.buildGrant(r, &conf, name)
 	conf.Scopes = c.scopes(r, preset, out.grant)

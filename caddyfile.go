@@ -37,6 +37,11 @@ func init() {
 //		connection <name> {
 //			...
 //		}
+//		history <number>
+//		stored_connections {
+//			...
+//		}
+//		environment <name>
 //	}
 func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 	d.Next() // the option's name
@@ -48,24 +53,11 @@ func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 	}
 	app := &App{Connections: make(map[string]*Connection)}
 	for d.NextBlock(0) {
-		var err error
-		switch d.Val() {
-		case "alert":
-			err = app.parseAlert(d)
-		case "encryption":
-			err = app.parseEncryption(d)
-		case "connection":
-			err = app.parseConnection(d)
-		case "history":
-			err = app.parseHistory(d)
-		case "rekey_pause":
-			err = app.parseRekeyPause(d)
-		case "subjects_in_memory":
-			err = app.parseSubjectsInMemory(d)
-		default:
-			err = d.Errf("unknown option %q of %s; known are alert, connection, encryption, history, rekey_pause and subjects_in_memory", d.Val(), appName)
+		parser, ok := globalParsers[d.Val()]
+		if !ok {
+			return nil, d.Errf("unknown option %q of %s; known are %s", d.Val(), appName, strings.Join(slices.Sorted(maps.Keys(globalParsers)), ", "))
 		}
-		if err != nil {
+		if err := parser(app, d); err != nil {
 			return nil, err
 		}
 	}
@@ -173,6 +165,7 @@ type directive struct {
 //		<connection options>                  # an inline connection
 //		via transport                         # a transport further down injects
 //		redirect_to_connect                   # a browser without an account is led to the provider at once
+//		environment <name>                    # which one this site is, for stored connections
 //		allow_hosts <hosts...>                # who may receive the token; inline, or with reverse_proxy
 //		replay_limit <size>                   # with reverse_proxy: body kept for a replay after a 401
 //		reverse_proxy [<matcher>] ...         # block form: the token exists in here only
@@ -227,6 +220,9 @@ func (dir *directive) parseOption(h httpcaddyfile.Helper) (err error) {
 			return h.ArgErr()
 		}
 		return nil
+	case "environment":
+		dir.seen[name] = h.Token()
+		return parseEnvironmentName(h.Dispenser, &dir.handler.Environment)
 	case "via":
 		dir.seen[name] = h.Token()
 		if !h.Args(&dir.handler.Via) || h.NextArg() {
@@ -305,6 +301,8 @@ func (dir *directive) finish(h httpcaddyfile.Helper) error {
 		return at(replay).Errf("replay_limit needs a reverse_proxy in the block; with `via transport` it belongs to the transport")
 	case len(dir.routes) == 0 && len(dir.transport.AllowHosts) > 0:
 		return at(dir.seen["allow_hosts"]).Errf("allow_hosts needs a reverse_proxy in the block; else it belongs to the connection, or to the transport")
+	case dir.handler.Inline != nil && dir.handler.Environment != "":
+		return at(dir.seen["environment"]).Errf("environment is for stored connections, and this one is written right here")
 	case len(dir.routes) > 0 && dir.handler.Via != "":
 		return at(dir.seen["via"]).Errf("via is for a reverse_proxy outside of the block; leave it out")
 	}
@@ -327,7 +325,7 @@ func (dir *directive) checkConnection(h httpcaddyfile.Helper) error {
 		return d.Errf("connection %q is configured in the global options as well as here; rename one", name)
 	case dir.handler.Inline != nil:
 		config = dir.handler.Inline
-	case !known && !strings.Contains(name, "{"):
+	case !known && !strings.Contains(name, "{") && app.Stored == nil:
 		return d.WrapErr(unknownConnection(name, app.Connections))
 	case !known:
 		return nil // told for each request

@@ -7,6 +7,18 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 )
 
+// globalParsers has one parser for each option of the global option; each starts on the option's name and checks all arguments.
+var globalParsers = map[string]func(*App, *caddyfile.Dispenser) error{
+	"alert":              (*App).parseAlert,
+	"encryption":         (*App).parseEncryption,
+	"connection":         (*App).parseConnection,
+	"history":            (*App).parseHistory,
+	"rekey_pause":        (*App).parseRekeyPause,
+	"subjects_in_memory": (*App).parseSubjectsInMemory,
+	"stored_connections": (*App).parseStored,
+	"environment":        (*App).parseEnvironment,
+}
+
 // parseHistory parses `history <number>`.
 func (a *App) parseHistory(d *caddyfile.Dispenser) error {
 	return parseNumber(d, &a.HistoryLength, 1, maxHistory)

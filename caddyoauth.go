@@ -43,8 +43,12 @@
 //	alerts.go      who is told of trouble, and when; alertsend.go: how; alertmark.go: once for all instances
 //	metrics.go     what Prometheus sees; storagemeter.go counts what storage fails at
 //	admin.go       the state of the connections on Caddy's admin endpoint
+//	entry.go       what is made at run time, and its stored form; catalog.go: as this process knows it
+//	stored*.go     connections that were made at run time; choose.go: which one a request travels with
+//	api_*.go       what the REST API is asked for, and where it is served; audit.go: who did what
 //
 //	internal/alert       what is told of trouble, when, and in what form
+//	internal/api         the REST API: requests, roles, answers
 //	internal/connection  the life of a token set: HOW it is refreshed
 //	internal/oauth       the token endpoint's protocol
 //	internal/envelope    sealing
@@ -68,6 +72,7 @@ import (
 	"github.com/caddyserver/certmagic"
 	"go.uber.org/zap"
 
+	"github.com/caddyoauth/caddyoauth/internal/api"
 	"github.com/caddyoauth/caddyoauth/internal/connection"
 )
 
@@ -99,6 +104,11 @@ type App struct {
 	// SubjectsInMemory is how many token sets of subjects are in memory at most; the others are read from storage when they are used
 	// again. Default: 10000.
 	SubjectsInMemory int `json:"subjects_in_memory,omitempty"`
+	// Stored lets connections be made at run time. Default: those of the configuration are all.
+	Stored *StoredConnections `json:"stored_connections,omitempty"`
+	// Environment says which environment the sites are, for stored connections that have values for several. A handler may say
+	// otherwise. Default: that of the connection's own values.
+	Environment string `json:"environment,omitempty"`
 
 	ctx       caddy.Context
 	logger    *zap.Logger
@@ -117,6 +127,11 @@ type App struct {
 	health    *healthCheck
 	receivers []*receiver // of alerts; set under the lock of the engine
 	startedAt time.Time
+
+	rest    *api.API // what the REST API is served by
+	limits  limits   // of what may be made at run time
+	catalog *catalog // what was made at run time; nil = nothing can be
+	poller  *worker  // follows the catalog; nil = as above
 }
 
 // CaddyModule returns the Caddy module information.
@@ -139,6 +154,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	a.ready, a.health = new(atomic.Bool), new(healthCheck)
 	a.announcer, a.metrics = newAnnouncer(engine), engine.metrics
 	a.sweeper = newWorker()
+	a.rest = api.New(a.service())
 	a.engine.join(a)
 	if err := errors.Join(a.provisionStore(), a.provisionEvents(), a.provisionAlerts(), registerMetrics(ctx)); err != nil {
 		return err
@@ -147,6 +163,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 		if _, err := a.addConnection(name, a.Connections[name]); err != nil {
 			return err
 		}
+	}
+	if a.catalog != nil {
+		a.activate() // what this process knows already: no request of this configuration waits for it
 	}
 	a.ready.Store(true)
 	return nil
@@ -197,8 +216,8 @@ func (a *App) provisionStore() error {
 		return keys
 	})
 	a.store.keys.pause.Store(int64(cmp.Or(time.Duration(a.RekeyPause), defaultRekeyPause)))
-	a.keeper = newKeyKeeper(a, func() bool { return len(a.active.all()) > 0 })
-	return nil
+	a.keeper = newKeyKeeper(a, func() bool { return a.Stored != nil || len(a.active.all()) > 0 })
+	return a.provisionStored(keysID)
 }
 
 func keyIDs(keks []KeyEncryptionKey) []string {
@@ -235,11 +254,14 @@ func (a *App) Start() error {
 	a.announcer.start(a.announceAll)
 	a.startedAt = time.Now()
 	a.startAlerts()
+	if a.poller != nil {
+		a.poller.start(a.poll)
+	}
 	return nil
 }
 
 func (a *App) openKeys(ctx context.Context) {
-	if len(a.active.all()) == 0 {
+	if a.Stored == nil && len(a.active.all()) == 0 {
 		return
 	}
 	if _, err := a.store.keys.ring(ctx, a.store.storage); err != nil && ctx.Err() == nil {
@@ -253,6 +275,7 @@ func (a *App) Stop() error {
 	a.loop.stop()
 	a.keeper.stop()
 	a.sweeper.stop()
+	a.stopPolling()
 	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
 	defer cancel()
 	if err := a.tasks.Stop(ctx); err != nil {
@@ -279,6 +302,7 @@ func (a *App) Cleanup() error {
 		a.announcer.stopWithin(eventGrace)
 	}
 	a.stopAlerts()
+	a.stopPolling()
 	a.tasks.Close()
 	a.engine.leave(a)
 	a.engine = nil

@@ -302,6 +302,11 @@ func TestEveryOptionIsInJSON(t *testing.T) {
 			t.Errorf("the golden does not use %s", option)
 		}
 	}
+	for option := range globalParsers {
+		if field := strings.TrimSuffix(option, "s"); !strings.Contains(string(config.Apps.App), `"`+field) {
+			t.Errorf("the golden does not use %s", option)
+		}
+	}
 }
 
 // TestValidateTouchesNothing is `caddy validate` on a machine without network and without a place to write.

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -48,6 +47,7 @@ type Connect struct {
 	app        *App
 	logger     *zap.Logger
 	path       string
+	offer      offer
 	identity   string
 	sameOrigin *http.CrossOriginProtection
 }
@@ -85,6 +85,9 @@ func (h *Connect) Provision(ctx caddy.Context) error {
 	h.app = module.(*App)
 	for _, name := range h.Connections {
 		c, ok := h.app.active.get(name)
+		if !ok && h.app.Stored != nil {
+			continue // it may be made at any time
+		}
 		if !ok {
 			return unknownConnection(name, h.app.Connections)
 		}
@@ -92,7 +95,8 @@ func (h *Connect) Provision(ctx caddy.Context) error {
 			return fmt.Errorf("connection %q is not one that people authorize", name)
 		}
 	}
-	h.app.active.offer(h.path, h.Connections)
+	h.offer = offer{base: h.RedirectBase, path: h.path, connections: h.Connections}
+	h.app.active.offer(h.offer)
 	return nil
 }
 
@@ -147,7 +151,7 @@ type visit struct {
 // find returns a connection that may be connected here, and the visitor's own source.
 func (v *visit) find(name string) (*activeConnection, *connection.Source, bool) {
 	c, ok := v.app.active.get(name)
-	if !ok || !c.needsPerson() || len(v.Connections) > 0 && !slices.Contains(v.Connections, name) {
+	if !ok || !c.needsPerson() || !v.offer.has(c) {
 		return nil, nil, false
 	}
 	source, err := c.forSubject(v.repl)
@@ -220,6 +224,9 @@ func (v *visit) finished(out outcome, err error) error {
 		return v.failed(out.conn, out.returnTo, err)
 	}
 	v.logger.Info("a connection was authorized", zap.String("connection", out.conn.name))
+	if source, err := out.conn.forSubject(v.repl); err == nil {
+		v.audit("subject.authorize", out.conn, source.ID().Subject)
+	}
 	to := cmp.Or(out.returnTo, v.resultLink(out.conn))
 	if out.test != nil && !out.test.OK && out.test.Fault != string(oauth.BlameAPI) {
 		return v.show(untested(out.conn.consent.title, *out.test, []act{{to, "Go on"}, {v.link(out.conn, out.returnTo), "Connect again"}}))
@@ -258,6 +265,7 @@ func (v *visit) disconnect(name string) error {
 		return v.show(pageTrouble)
 	}
 	v.logger.Info("a connection was ended", zap.String("connection", c.name), zap.Bool("provider_told", told))
+	v.audit("subject.revoke", c, source.ID().Subject)
 	if !told {
 		return v.show(notTold(c.consent.title))
 	}

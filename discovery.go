@@ -50,7 +50,7 @@ func (c *Connection) buildDiscovery(r *resolver, conf *oauth.Config, preset *pro
 		r.fault("issuer", err)
 		return nil
 	}
-	where := oauth.DiscoverConfig{Issuer: conf.Issuer, RootCAs: conf.RootCAs, InsecureHTTP: c.InsecureHTTP, UserAgent: userAgent}
+	where := oauth.DiscoverConfig{Issuer: conf.Issuer, RootCAs: conf.RootCAs, InsecureHTTP: c.InsecureHTTP, UserAgent: userAgent, Reach: conf.Reach}
 	if strings.HasPrefix(conf.Issuer, "https:") {
 		where.Certificate = conf.Certificate
 	}
@@ -63,7 +63,7 @@ func (c *Connection) buildDiscovery(r *resolver, conf *oauth.Config, preset *pro
 	if said := c.Quirks != nil && c.Quirks.OfflineScope != "" || slices.Contains(c.Scopes, preset.OfflineScope); !said && preset.OfflineScope != "" {
 		d.client.OptionalScopes = []string{preset.OfflineScope}
 	}
-	d.key, err = digestOf([]any{conf.Issuer, c.InsecureHTTP, where.Certificate, r.trusted})
+	d.key, err = digestOf([]any{conf.Issuer, c.InsecureHTTP, where.Certificate, r.trusted, conf.Reach != nil})
 	if err != nil {
 		r.fault("issuer", err)
 	}

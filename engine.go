@@ -32,6 +32,8 @@ type engine struct {
 	nonce     string               // tells this process from others in intents and records
 	told      toldOnce
 	brake     brake
+	trail     auditTrail
+	keyUses   keyUses
 
 	metrics *metrics
 	sweeps  sweeps
@@ -41,6 +43,7 @@ type engine struct {
 	breakers map[string]*connection.Breaker // by token endpoint
 	keys     map[string]*keySource          // by storage and keys
 	metadata map[string]*oauth.Metadata     // by what they depend on
+	catalogs map[string]*catalog            // likewise
 	apps     []*App                         // live configurations, oldest first
 	room     int                            // how many sources of subjects are kept; 0 = the default
 	tidied   time.Time
@@ -58,6 +61,7 @@ func acquireEngine() (*engine, error) {
 			sources:  make(map[sourceKey]*connection.Source),
 			breakers: make(map[string]*connection.Breaker),
 			keys:     make(map[string]*keySource),
+			catalogs: make(map[string]*catalog),
 			metadata: make(map[string]*oauth.Metadata),
 		}
 		e.metrics = newMetrics(e)
@@ -180,6 +184,18 @@ func (e *engine) keySource(name string, create func() *keySource) *keySource {
 	return keys
 }
 
+// catalog returns what this process knows of what was made at run time, in a storage under some keys.
+func (e *engine) catalog(name string) *catalog {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	known, ok := e.catalogs[name]
+	if !ok {
+		known = newCatalog()
+		e.catalogs[name] = known
+	}
+	return known
+}
+
 // wake makes the refresh loops of all live configurations look again: a flight tells the configuration that it began under,
 // which a reload may have replaced meanwhile.
 func (e *engine) wake() {
@@ -216,6 +232,18 @@ func (e *engine) leave(app *App) {
 	defer e.mu.Unlock()
 	e.apps = slices.DeleteFunc(e.apps, func(other *App) bool { return other == app })
 	e.settleRoom()
+	e.drop()
+}
+
+// prune removes the sources that no configuration has any more: connections that were made at run time come and go.
+func (e *engine) prune() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.drop()
+}
+
+// drop is prune for who holds mu.
+func (e *engine) drop() {
 	for key := range e.sources {
 		if !slices.ContainsFunc(e.apps, func(other *App) bool { return other.settingsOf(key) != nil }) {
 			delete(e.sources, key)

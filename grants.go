@@ -83,6 +83,10 @@ func (c *Connection) buildGrant(r *resolver, conf *oauth.Config, name string) (w
 // secret resolves a secret each time that it is read, so that a file which has changed counts. One that is not set is a fault now.
 func (r *resolver) secret(field, raw string) func() (secret.Text, error) {
 	r.text(field, raw)
+	if r.stored != nil {
+		fixed := secret.New(raw)
+		return func() (secret.Text, error) { return fixed, nil }
+	}
 	return func() (secret.Text, error) {
 		value, err := caddy.NewReplacer().ReplaceOrErr(raw, true, true)
 		return secret.New(value), err

@@ -199,6 +199,9 @@ var revealSites = map[string]int{
 	"kept.go keeping.facts": 1,
 	// Into the plain form of a record, which is sealed next, and into the generated key file.
 	"record.go encodeTokenSet": 3,
+	// Into the plain form of an entry, which is sealed next, and into the connection that is built from its options.
+	"entry.go encodeEntry":         1,
+	"entry.go entryOptions.reveal": 1,
 	// Into the plain form of an authorization under way, which is sealed next: the PKCE verifier, for whoever finishes it.
 	"authorization.go App.beginAuthorization": 1,
 	"keys.go createKeyFile":                   1,
@@ -215,6 +218,7 @@ var revealSites = map[string]int{
 	"internal/oauth/clientauth.go Config.basic":          3,
 	"internal/oauth/revocation.go Client.Revoke":         2,
 	"internal/oauth/revocation.go Client.newRevocation":  2,
+	"internal/oauth/certificate.go Certificate.read":     1, // a key that is kept in storage
 	// On the way to a receiver of alerts: its URL, its headers, and the keys that sign.
 	"alertsend.go webhook.send":       2,
 	"internal/alert/sign.go ParseKey": 1,
@@ -263,6 +267,7 @@ func TestGuardImports(t *testing.T) {
 	const module = "github.com/caddyoauth/caddyoauth/"
 	allowed := map[string][]string{
 		"internal/secret":     {},
+		"internal/api":        {},
 		"internal/envelope":   {module + "internal/secret", "github.com/tink-crypto/tink-go/"},
 		"internal/oauth":      {module + "internal/secret", "golang.org/x/", "github.com/go-jose/go-jose/v4"},
 		"internal/alert":      {module + "internal/secret"},
@@ -420,7 +425,7 @@ func checkWraps(t *testing.T, f *sourceFile, call *ast.CallExpr) {
 }
 
 // keyMakers are what may stand where a storage operation takes a key.
-var keyMakers = []string{"key", "name", "keysetKey", "storageRoot", "recordKey", "historyKey", "historyDir", "connectionDir", "pendingDir", "lock"}
+var keyMakers = []string{"key", "name", "keysetKey", "storageRoot", "recordKey", "historyKey", "historyDir", "connectionDir", "pendingDir", "lock", "indexKey", "entryDir", "entryLock", "onceDir"}
 
 func TestGuardStorageKeys(t *testing.T) {
 	t.Parallel()
@@ -462,7 +467,8 @@ func TestGuardFailClosed(t *testing.T) {
 		}),
 		map[string]int{
 			"handler.go Handler.hand": 1, "handler.go Handler.wear": 1,
-			"connect.go Connect.ServeHTTP": 1, // what is not under the path of the pages; they never touch a token
+			"api_http.go RestAPI.ServeHTTP": 1, // likewise
+			"connect.go Connect.ServeHTTP":  1, // what is not under the path of the pages; they never touch a token
 		})
 	wantSites(t, "a request leaves with a token through send only, and without one only where nobody planned for one",
 		sites(t, func(_ *sourceFile, node ast.Node) bool {

@@ -37,6 +37,8 @@ type Handler struct {
 	// RedirectToConnect leads a browser that comes without an account to the provider and back, instead of to a page with a
 	// button. It needs an `oauth2_connect`, and is for navigations alone: other requests are answered as without it.
 	RedirectToConnect bool `json:"redirect_to_connect,omitempty"`
+	// Environment says which environment this site is, for a stored connection that has values for several. Default: that of the app.
+	Environment string `json:"environment,omitempty"`
 
 	app    *App
 	logger *zap.Logger
@@ -64,6 +66,8 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	switch {
 	case h.Connection == "":
 		return errors.New("connection: a name is required")
+	case h.Environment != "" && !isEntryName(h.Environment):
+		return fmt.Errorf("environment: %q is not a name", h.Environment)
 	case h.Inline != nil:
 		if _, taken := h.app.Connections[h.Connection]; taken {
 			return fmt.Errorf("connection %q is configured in the global options as well as inline; rename one", h.Connection)
@@ -72,8 +76,8 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 			return err
 		}
 	case !strings.Contains(h.Connection, "{"):
-		fixed, ok := h.app.active.get(h.Connection)
-		if !ok {
+		fixed, ok := h.app.active.configured(h.Connection)
+		if !ok && h.app.Stored == nil { // else it may be made at any time
 			return unknownConnection(h.Connection, h.app.Connections)
 		}
 		h.fixed = fixed
@@ -118,7 +122,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		repl.Map(p.placeholder)
 	}
 	if p.conn = h.fixed; p.conn == nil {
-		if p.conn, p.err = h.choose(repl); p.err != nil {
+		if p.conn, p.err = h.choose(r.Context(), repl); p.err != nil {
 			return h.refuse(w, r, p)
 		}
 	}
@@ -127,7 +131,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	if h.Via != viaTransport { // else the transport looks at the request as it is sent
 		if p.err = p.conn.rules.permits(r); p.err != nil {
-			tellRefused(h.logger, r, p)
+			tellRefused(r, p)
 			return h.refuse(w, r, p)
 		}
 	}
@@ -138,19 +142,6 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return h.hand(w, r, next, p)
 	}
 	return h.wear(w, r, next, p)
-}
-
-// choose finds the connection whose name the placeholders give. An empty or unknown name is refused.
-func (h *Handler) choose(repl *caddy.Replacer) (*activeConnection, error) {
-	name, err := repl.ReplaceOrErr(h.Connection, true, true)
-	if err != nil {
-		return nil, fmt.Errorf("choose the connection: %w", err)
-	}
-	conn, ok := h.app.active.get(name)
-	if !ok {
-		return nil, fmt.Errorf("choose the connection: the placeholders in %q name none that is configured", h.Connection)
-	}
-	return conn, h.suits(conn)
 }
 
 // hand passes the plan on to the transport through the request's context. The request is changed in place, since Caddy's
@@ -229,15 +220,15 @@ func (h *Handler) authorizeLink(r *http.Request, p *plan) string {
 	if code := problemOf(p.err).code; code != problemPerson.code && code != problemIncomplete.code {
 		return ""
 	}
-	base := h.app.active.connectPath(p.conn.name)
-	if base == "" {
+	offer, ok := h.app.active.offerOf(p.conn)
+	if !ok {
 		return ""
 	}
 	returnTo := ""
 	if original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok && r.Method == http.MethodGet {
 		returnTo = localPath(original.URL.RequestURI())
 	}
-	return connectLink(base, p.conn.name, returnTo)
+	return connectLink(offer.path, p.conn.name, returnTo)
 }
 
 // handlesErrors reports whether the site has a handle_errors for this failure. All sites of a listener share one server, so

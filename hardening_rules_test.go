@@ -24,7 +24,7 @@ func TestRulesInEveryForm(t *testing.T) {
 			}
 			s.get("/drive/v3/files", "X-HTTP-Method-Override: DELETE").want(t, http.StatusForbidden, "request-not-allowed")
 			untouched(t, up)
-			if n := strings.Count(logged.String(), "a request was refused by the connection's rules"); n != 11 {
+			if n := strings.Count(logged.String(), `"logger":"oauth2_inject.audit","msg":"denied"`); n != 11 {
 				t.Errorf("%d refusals were logged", n)
 			}
 			s.get("/drive/v3/files?fields=*").want(t, http.StatusOK, "GET /drive/v3/files")

@@ -53,6 +53,7 @@ type TokenView struct {
 	RefreshExpiresAt *time.Time `json:"refresh_expires_at,omitempty"`
 	EndsAt           *time.Time `json:"ends_at,omitempty"`   // only a person can go on then
 	LastUsed         *time.Time `json:"last_used,omitempty"` // by this instance, since it started
+	Uses             int64      `json:"uses,omitempty"`      // likewise: requests that asked for the token
 	NextAttempt      *time.Time `json:"next_attempt,omitempty"`
 	Attempts         int        `json:"attempts,omitempty"` // that failed in a row
 
@@ -275,8 +276,9 @@ func viewOf(state connection.State) TokenView {
 		Connection: state.ID.Connection, Subject: state.ID.Subject, Status: string(state.Status), Generation: state.Generation,
 		Reason: string(state.Reason), By: state.By,
 		IssuedAt: known(state.IssuedAt), ExpiresAt: known(state.ExpiresAt), RefreshAt: known(state.RefreshAt),
-		RefreshExpiresAt: known(state.RefreshExpiresAt), EndsAt: known(state.EndsAt), LastUsed: known(state.LastUsed), NextAttempt: known(state.NextAttempt),
-		Renewable: state.Renewable, Unsaved: state.Unsaved, Busy: state.Busy, Granted: granted(state.Scope, state.Consent),
+		RefreshExpiresAt: known(state.RefreshExpiresAt), EndsAt: known(state.EndsAt), LastUsed: known(state.LastUsed), Uses: state.Uses,
+		NextAttempt: known(state.NextAttempt),
+		Renewable:   state.Renewable, Unsaved: state.Unsaved, Busy: state.Busy, Granted: granted(state.Scope, state.Consent),
 		Missing: state.Missing,
 	}
 	if state.Failure != nil {

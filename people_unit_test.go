@@ -228,13 +228,23 @@ func TestConnectProvision(t *testing.T) {
 func TestConnectPath(t *testing.T) {
 	t.Parallel()
 	s := new(activeSet)
-	if got := s.connectPath("drive"); got != "" {
+	path := func(c *activeConnection) string {
+		o, _ := s.offerOf(c)
+		return o.path
+	}
+	mail, drive := &activeConnection{name: "mail"}, &activeConnection{name: "drive"}
+	if got := path(drive); got != "" {
 		t.Errorf("without an offer: %q", got)
 	}
-	s.offer("/mail", []string{"mail"})
-	s.offer("/all", nil)
-	if s.connectPath("mail") != "/mail" || s.connectPath("drive") != "/all" {
-		t.Errorf("got %q and %q", s.connectPath("mail"), s.connectPath("drive"))
+	s.offer(offer{path: "/mail", connections: []string{"mail", "acme/mail"}})
+	s.offer(offer{path: "/all"})
+	if path(mail) != "/mail" || path(drive) != "/all" {
+		t.Errorf("got %q and %q", path(mail), path(drive))
+	}
+	for name, want := range map[string]string{"acme/mail": "/mail", "acme/drive": ""} {
+		if got := path(&activeConnection{name: name, entry: &entry{Tenant: "acme"}}); got != want {
+			t.Errorf("%s of a tenant is offered at %q, want %q", name, got, want)
+		}
 	}
 	if got := connectLink("/c", "a/b?c", "/x?y=z&q"); got != "/c/authorize/a%2Fb%3Fc?return_to=%2Fx%3Fy%3Dz%26q" {
 		t.Errorf("got %s", got)

@@ -10,8 +10,9 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"go.uber.org/zap"
 	"golang.org/x/net/http/httpguts"
+
+	"github.com/caddyoauth/caddyoauth/internal/api"
 )
 
 // ruleSet says which requests a token may travel with. An empty one allows all.
@@ -95,12 +96,13 @@ func (s ruleSet) permits(req *http.Request) error {
 	return nil
 }
 
-// tellRefused logs a request that the rules refused: the method and the path as the upstream would have got them, no query.
-func tellRefused(logger *zap.Logger, req *http.Request, p *plan) {
+// tellRefused puts a request that the rules refused into the audit log: method and path as the upstream would have got them, no query.
+func tellRefused(req *http.Request, p *plan) {
 	path := req.URL.EscapedPath()
-	logger.Warn("a request was refused by the connection's rules", zap.String("connection", p.conn.name),
-		zap.String("subject", p.source.ID().Digest()), zap.String("method", req.Method), zap.String("path", path[:min(len(path), 256)]),
-		zap.Error(p.err))
+	p.conn.audit(api.AuditEvent{
+		Action: "request", Outcome: "denied", Status: problemRequest.Status, Tenant: p.conn.key.id.Tenant, Name: p.conn.name,
+		Subject: p.source.ID().Subject, Address: clientAddress(req), Detail: req.Method + " " + path[:min(len(path), 256)] + ": " + p.err.Error(),
+	})
 }
 
 func (s ruleSet) allows(method string, segments []string) bool {

@@ -22,6 +22,31 @@ const (
 	recordsExt = ".json"
 )
 
+// What was made at run time.
+const (
+	entryDir  = storageRoot + "/entries"
+	indexKey  = entryDir + "/index" + recordsExt
+	entryLock = storageRoot + "-entries"
+)
+
+// entryKey is where an entry is kept. Two of the same name in the same space have the same place, so that both cannot be there.
+func entryKey(tenant, space, name string) string {
+	return entryDir + "/" + keyPart("entry", tenant, space, name) + recordsExt
+}
+
+// onceDir is where the answers are kept that a tenant's clients may ask for again.
+func onceDir(tenant string) string {
+	return path.Join(storageRoot, "tenants", keyPart("tenant", tenant), "once")
+}
+
+// onceKey is where one such answer is kept.
+func onceKey(tenant, key string) string {
+	return onceDir(tenant) + "/" + keyPart("once", tenant, key) + recordsExt
+}
+
+// onceLock is the name of the lock under which a request with an Idempotency-Key is answered.
+func onceLock(key string) string { return storageRoot + "-" + keyPart("once lock", key) }
+
 // keyPart digests a tuple to 32 hex digits. The length before each element makes ("ab","c") and ("a","bc") differ.
 func keyPart(tuple ...string) string {
 	hash := sha256.New()

@@ -176,7 +176,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	if p.err = p.conn.rules.permits(req); p.err != nil {
 		p.count(problemRequest.code)
-		tellRefused(t.logger, req, p)
+		tellRefused(req, p)
 		return t.answer(req, problemRequest), nil
 	}
 	if !p.token.Usable(time.Now()) { // the request was held up on its way here, by a slow upload say

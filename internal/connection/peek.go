@@ -75,7 +75,7 @@ func (s *Source) Describe(rec Record, set *Settings) State {
 
 // with adds what only this process knows. A failure of its own counts if it came after what is stored.
 func (s State) with(memory Snapshot, stored time.Time) State {
-	s.LastUsed, s.Busy, s.NextAttempt = memory.LastUsed, memory.Busy, memory.NextAttempt
+	s.LastUsed, s.Uses, s.Busy, s.NextAttempt = memory.LastUsed, memory.Uses, memory.Busy, memory.NextAttempt
 	if memory.Generation == s.Generation {
 		s.RefreshAt, s.Unsaved = memory.RefreshAt, memory.Unsaved
 	}

@@ -10,6 +10,7 @@ import (
 
 // Stats counts what a source did since the process started.
 type Stats struct {
+	Uses          atomic.Int64 // requests that asked for the token
 	Requests      atomic.Int64 // exchanges with the token endpoint
 	Refreshes     atomic.Int64 // new generations obtained
 	Adoptions     atomic.Int64 // token sets taken over from storage
@@ -32,6 +33,7 @@ type Snapshot struct {
 	ExpiresAt   time.Time
 	RefreshAt   time.Time
 	LastUsed    time.Time // zero when never
+	Uses        int64     // requests that asked for the token since the process started
 	Failure     *Failure  // nil when the last attempt succeeded
 	NextAttempt time.Time // end of the pause after a failure; zero when there is none
 	Unsaved     bool
@@ -43,6 +45,7 @@ func (s *Source) Snapshot() Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	snap := Snapshot{ID: s.id, Status: s.status, Failure: s.failure, NextAttempt: s.retryAt, Busy: s.flight != nil}
+	snap.Uses = s.stats.Uses.Load()
 	if used := s.lastUsed.Load(); used != 0 {
 		snap.LastUsed = time.Unix(used, 0)
 	}

@@ -66,6 +66,7 @@ func (s *Source) ID() ID { return s.id }
 // is done, ctx ends, or the time-out of the policy has passed. Errors are *Unavailable or ctx's own.
 func (s *Source) Token(ctx context.Context, set *Settings) (*Published, error) {
 	now := time.Now()
+	s.stats.Uses.Add(1)
 	if second := now.Unix(); s.lastUsed.Load() != second {
 		s.lastUsed.Store(second)
 	}

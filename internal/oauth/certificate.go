@@ -1,6 +1,7 @@
 package oauth
 
 import (
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
@@ -9,11 +10,20 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/caddyoauth/caddyoauth/internal/secret"
 )
 
-// Certificate is the client certificate for mutual TLS (RFC 8705), kept in PEM files. The files are read again for
-// every exchange, so a renewed pair is used from the next exchange on and the one under way keeps what it began with.
-type Certificate struct{ CertFile, KeyFile string }
+// Certificate is the client certificate for mutual TLS (RFC 8705), kept in PEM files or in memory. The files are read
+// again for every exchange, so a renewed pair is used from the next exchange on and the one under way keeps what it
+// began with.
+type Certificate struct {
+	CertFile, KeyFile string
+
+	Chain string      // PEM, instead of files
+	Key   secret.Text // PEM, with Chain
+	Name  string      // what texts call the pair that is in memory
+}
 
 // rereadAfter is how long Load waits before it looks a second time at a pair that does not fit: a renewal replaces two
 // files one after the other, and may be between them.
@@ -23,6 +33,9 @@ const rereadAfter = 50 * time.Millisecond
 // certificate_mismatch, certificate_expired or certificate_not_yet_valid; the text names the file.
 func (c *Certificate) Load() (*tls.Certificate, error) {
 	pair, err := c.read()
+	if err != nil && c.Chain != "" {
+		return nil, err // what is in memory is not being replaced
+	}
 	if err != nil {
 		time.Sleep(rereadAfter)
 		if pair, err = c.read(); err != nil {
@@ -33,32 +46,41 @@ func (c *Certificate) Load() (*tls.Certificate, error) {
 	now := time.Now()
 	if now.After(pair.Leaf.NotAfter) {
 		return nil, newError(Misconfigured, "certificate_expired", fmt.Sprintf(
-			"client certificate %s expired at %s; renew it", c.CertFile, pair.Leaf.NotAfter.UTC().Format(time.RFC3339)))
+			"client certificate %s expired at %s; renew it", c.called(), pair.Leaf.NotAfter.UTC().Format(time.RFC3339)))
 	}
 	if now.Before(pair.Leaf.NotBefore) {
 		return nil, newError(Misconfigured, "certificate_not_yet_valid", fmt.Sprintf(
 			"client certificate %s is not valid before %s; check the clock of this machine",
-			c.CertFile, pair.Leaf.NotBefore.UTC().Format(time.RFC3339)))
+			c.called(), pair.Leaf.NotBefore.UTC().Format(time.RFC3339)))
 	}
 	return pair, nil
 }
 
-// Life returns when the certificate begins and ends, from its file alone.
+// Life returns when the certificate begins and ends, from its own part alone.
 func (c *Certificate) Life() (notBefore, notAfter time.Time, err error) {
-	certPEM, err := os.ReadFile(c.CertFile)
-	if err != nil {
-		return time.Time{}, time.Time{}, unreadableFile("certificate", c.CertFile, err)
+	certPEM := []byte(c.Chain)
+	if c.Chain == "" {
+		if certPEM, err = os.ReadFile(c.CertFile); err != nil {
+			return time.Time{}, time.Time{}, unreadableFile("certificate", c.CertFile, err)
+		}
 	}
 	leaf, ok := firstCertificate(certPEM)
 	if !ok {
-		return time.Time{}, time.Time{}, noCertificate(c.CertFile)
+		return time.Time{}, time.Time{}, noCertificate(c.called())
 	}
 	return leaf.NotBefore, leaf.NotAfter, nil
 }
 
+// called is what texts call the certificate.
+func (c *Certificate) called() string { return cmp.Or(c.CertFile, c.Name) }
+
 // read looks at both files on its own before it pairs them: tls.X509KeyPair tells a damaged file from a mismatch by
 // its text only.
 func (c *Certificate) read() (*tls.Certificate, error) {
+	if c.Chain != "" {
+		held := Certificate{CertFile: c.Name, KeyFile: c.Name}
+		return held.pair([]byte(c.Chain), []byte(c.Key.Reveal()))
+	}
 	certPEM, err := os.ReadFile(c.CertFile)
 	if err != nil {
 		return nil, unreadableFile("certificate", c.CertFile, err)
@@ -67,6 +89,11 @@ func (c *Certificate) read() (*tls.Certificate, error) {
 	if err != nil {
 		return nil, unreadableFile("key", c.KeyFile, err)
 	}
+	return c.pair(certPEM, keyPEM)
+}
+
+// pair puts a certificate and its key together.
+func (c *Certificate) pair(certPEM, keyPEM []byte) (*tls.Certificate, error) {
 	leaf, ok := firstCertificate(certPEM)
 	if !ok {
 		return nil, noCertificate(c.CertFile)

@@ -44,7 +44,9 @@ type DiscoverConfig struct {
 	Timeout      time.Duration  // for all attempts together; 0 means DefaultTimeout
 	InsecureHTTP bool           // allow http to any address; else to a loopback address only
 	Certificate  *Certificate   // for servers that ask everybody for one
-	UserAgent    string         // empty means "caddyoauth"
+
+	Reach     func(netip.AddrPort) error // as in Config
+	UserAgent string                     // empty means "caddyoauth"
 }
 
 // Discover reads the metadata of an authorization server: where OpenID Connect has it, then where RFC 8414 has it. The
@@ -55,7 +57,7 @@ func Discover(ctx context.Context, cfg DiscoverConfig) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	settings := Config{RootCAs: cfg.RootCAs, Timeout: cfg.Timeout, Certificate: cfg.Certificate, UserAgent: cfg.UserAgent}
+	settings := Config{RootCAs: cfg.RootCAs, Timeout: cfg.Timeout, Certificate: cfg.Certificate, UserAgent: cfg.UserAgent, Reach: cfg.Reach}
 	client := &Client{cfg: settings.withDefaults(), peer: peer{"metadata of the authorization server", "issuer"}}
 	ctx, cancel := context.WithTimeout(ctx, client.cfg.Timeout)
 	defer cancel()

@@ -8,7 +8,10 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/netip"
+	"net/url"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -53,7 +56,7 @@ func (p peer) setBy() string {
 func (c *Client) send(req *http.Request) (*reply, error) {
 	ctx, cancel := context.WithCancel(req.Context())
 	defer cancel() // ends the connection too, whatever state it is in
-	wire := &wire{ctx: ctx}
+	wire := &wire{ctx: ctx, reach: c.cfg.Reach}
 	if c.cfg.Certificate != nil {
 		pair, err := c.cfg.Certificate.Load()
 		if err != nil {
@@ -89,6 +92,9 @@ type wire struct {
 	ctx  context.Context // the exchange's; net/http would let a dial live on after its request
 	pair *tls.Certificate
 
+	reach   func(netip.AddrPort) error // see Config.Reach
+	proxied bool                       // the address that is dialled is a proxy's
+
 	asked   atomic.Bool  // the server asked for a certificate
 	written atomic.Int64 // bytes the network took, TLS included
 	readyAt time.Time    // when the connection was ready for the request; zero: it never was
@@ -113,7 +119,7 @@ func (w *wire) transport(cfg *Config) *http.Transport {
 		return w.pair, nil
 	}
 	return &http.Transport{
-		Proxy:                  http.ProxyFromEnvironment,
+		Proxy:                  w.proxy,
 		DialContext:            w.dial,
 		TLSClientConfig:        config,
 		DisableKeepAlives:      true,
@@ -124,13 +130,41 @@ func (w *wire) transport(cfg *Config) *http.Transport {
 }
 
 func (w *wire) dial(_ context.Context, network, addr string) (net.Conn, error) {
-	conn, err := new(net.Dialer).DialContext(w.ctx, network, addr)
+	dialer := new(net.Dialer)
+	if w.reach != nil && !w.proxied {
+		dialer.Control = w.control
+	}
+	conn, err := dialer.DialContext(w.ctx, network, addr)
 	if err != nil {
 		return nil, err
 	}
 	context.AfterFunc(w.ctx, func() { _ = conn.Close() }) // the end of the exchange; also ends a stuck handshake
 	return &countedConn{Conn: conn, written: &w.written}, nil
 }
+
+// proxy is asked once, before the one connection is dialled.
+func (w *wire) proxy(req *http.Request) (*url.URL, error) {
+	u, err := http.ProxyFromEnvironment(req)
+	w.proxied = u != nil
+	return u, err
+}
+
+// control is called with the address that is about to be connected to.
+func (w *wire) control(_, address string, _ syscall.RawConn) error {
+	to, err := netip.ParseAddrPort(address)
+	if err == nil {
+		err = w.reach(to)
+	}
+	if err != nil {
+		return &outOfReach{err}
+	}
+	return nil
+}
+
+// outOfReach says that Config.Reach did not allow an address.
+type outOfReach struct{ err error }
+
+func (e *outOfReach) Error() string { return e.err.Error() }
 
 // gotConn is called when the connection is ready, TLS included, just before the request is written.
 func (w *wire) gotConn(httptrace.GotConnInfo) {

@@ -16,6 +16,12 @@ import (
 // they are certain: a handshake that failed carried nothing to the application, even if our side had finished it and
 // sent the request after it (RFC 8446 section 4.4.2.4).
 func (c *Client) networkFailure(ctx context.Context, err error, got progress) *Error {
+	var far *outOfReach
+	if errors.As(err, &far) {
+		e := newError(Misconfigured, "address_not_allowed", "the "+c.peer.called()+" is at an address that must not be asked: "+far.Error())
+		e.cause = far
+		return e
+	}
 	var untrusted *tls.CertificateVerificationError
 	if errors.As(err, &untrusted) {
 		e := newError(Misconfigured, "server_certificate", "certificate of the "+c.peer.called()+" is not accepted: "+

@@ -22,6 +22,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -95,6 +96,10 @@ type Config struct {
 
 	// Certificate is offered to a server that asks for one, whatever the method; nil means there is none.
 	Certificate *Certificate
+
+	// Reach decides whether a connection may be opened to an address; nil means to any. It is asked after names were resolved, so
+	// that a name cannot lead to an address that its owner has no business with. A proxy from the environment is not asked for.
+	Reach func(netip.AddrPort) error
 
 	RootCAs *x509.CertPool // nil means the system's
 	Timeout time.Duration  // for a whole exchange; 0 means DefaultTimeout

@@ -1,0 +1,287 @@
+package caddyoauth
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddyoauth/caddyoauth/internal/api"
+	"github.com/caddyoauth/caddyoauth/internal/oauth"
+	"github.com/caddyoauth/caddyoauth/internal/secret"
+)
+
+// defaultEnvironment is what a connection's own options are for, when it is not said.
+const defaultEnvironment = "production"
+
+// firstTokenWait bounds how long the answer to a new connection waits for its first token.
+const firstTokenWait = 20 * time.Second
+
+// Create implements api.Secrets.
+func (s apiService) Create(ctx context.Context, by string, draft api.Draft) (api.Secret, error) {
+	if s.catalog == nil {
+		return api.Secret{}, asAPI(errNoStored)
+	}
+	e := &entry{Kind: entryKind(draft.SecretType), Tenant: draft.Tenant, CreatedBy: by, UpdatedBy: by}
+	wrong := faults(draft.Faults)
+	e.Name = wrong.name(draft.Fields)
+	if draft.Collection != nil {
+		e.Collection = *draft.Collection
+	}
+	if e.Kind == kindOAuth2 {
+		s.draftConnection(e, draft.Fields, &wrong)
+	} else {
+		draftCertificate(e, draft.Fields, &wrong)
+	}
+	if err := wrong.err(); err != nil {
+		return api.Secret{}, err
+	}
+	made, err := s.put(ctx, entryKey(e.Tenant, e.Kind.space(), e.Name), func(current *entry) (*entry, error) {
+		if current != nil {
+			return nil, errNameTaken
+		}
+		e.ID = newID()
+		return e, s.room(e)
+	})
+	if err != nil {
+		return api.Secret{}, asAPI(err)
+	}
+	h := held{entry: made}
+	s.fetchFirst(ctx, made)
+	out := s.summary(h)
+	s.addState(ctx, h, &out)
+	return out, nil
+}
+
+// put changes an entry and puts the change to use here; other instances follow.
+func (a *App) put(ctx context.Context, key string, alter func(*entry) (*entry, error)) (*entry, error) {
+	made, err := a.catalog.change(ctx, a.store, key, alter)
+	var late *indexError
+	if errors.As(err, &late) {
+		a.logger.Warn("other instances learn late of a change", zap.Error(err))
+		err = nil
+	}
+	a.activate()
+	return made, err
+}
+
+// room reports whether the operator allows one more. It is asked under the storage lock, after everything was read.
+func (a *App) room(e *entry) error {
+	if e.Kind != kindOAuth2 || a.limits.maxConnections == 0 {
+		return nil
+	}
+	count := 0
+	for _, other := range a.entries() {
+		if other.Kind == kindOAuth2 && other.Tenant == e.Tenant {
+			count++
+		}
+	}
+	if count >= a.limits.maxConnections {
+		return api.PlanLimit("the operator allows %d connections, and there are that many", a.limits.maxConnections)
+	}
+	return nil
+}
+
+// name takes the name out of the fields. Spaces become underscores.
+func (f *faults) name(fields map[string]json.RawMessage) string {
+	name := strings.ReplaceAll(strings.TrimSpace(f.text(fields, "name")), " ", "_")
+	if name == "" {
+		f.add("name", "is required")
+	} else if !isEntryName(name) {
+		f.add("name", "must be of letters, digits, dots, dashes and underscores, begin with a letter or digit, and be at most 64 characters long")
+	}
+	return name
+}
+
+// text takes a text out of the fields; "" when it is not there.
+func (f *faults) text(fields map[string]json.RawMessage, field string) string {
+	var value string
+	raw, ok := fields[field]
+	delete(fields, field)
+	if ok && json.Unmarshal(raw, &value) != nil {
+		f.add(field, "must be a text")
+	}
+	return value
+}
+
+// draftConnection fills in a new connection and names everything that is wrong with it.
+func (s apiService) draftConnection(e *entry, fields map[string]json.RawMessage, wrong *faults) {
+	e.Note = wrong.text(fields, "description")
+	e.BaseEnvironment = cmp.Or(wrong.text(fields, "base_environment"), defaultEnvironment)
+	if !isEntryName(e.BaseEnvironment) {
+		wrong.add("base_environment", "is not a name")
+	}
+	environments := wrong.environments(fields)
+	if _, said := fields["provider"]; !said {
+		wrong.add("provider", "is required; name a preset, or custom")
+	}
+	all := map[string]json.RawMessage{"grant": json.RawMessage(`"` + oauth.GrantAuthorizationCode + `"`)}
+	wrong.apply(all, fields, "", func(use) bool { return true })
+	e.Options = newEntryOptions(all)
+	s.overrides(e, environments, wrong)
+	s.checkConnection(e, wrong)
+}
+
+// environments takes the overriding fields out of the fields; a nil map stands for null.
+func (f *faults) environments(fields map[string]json.RawMessage) map[string]map[string]json.RawMessage {
+	raw, ok := fields["environments"]
+	delete(fields, "environments")
+	var all map[string]map[string]json.RawMessage
+	if ok && json.Unmarshal(raw, &all) != nil {
+		f.add("environments", "must be an object with an object for each environment")
+	}
+	for name := range all {
+		if !isEntryName(name) {
+			f.add("environments."+name, "is not a name")
+		}
+	}
+	return all
+}
+
+// overrides changes the overriding options of environments.
+func (s apiService) overrides(e *entry, said map[string]map[string]json.RawMessage, wrong *faults) {
+	next := maps.Clone(e.Environments)
+	if next == nil {
+		next = make(map[string]entryOptions)
+	}
+	for name, fields := range said {
+		if name == e.BaseEnvironment {
+			wrong.add("environments."+name, "is the base environment; its values are the fields themselves")
+			continue
+		}
+		if fields == nil {
+			delete(next, name)
+			continue
+		}
+		all := next[name].reveal()
+		if all == nil {
+			all = make(map[string]json.RawMessage)
+		}
+		wrong.apply(all, fields, "environments."+name+".", func(u use) bool { return u == useOverride || u == useValue })
+		next[name] = newEntryOptions(all)
+	}
+	e.Environments = next
+}
+
+// checkConnection builds the connection in every environment and names what is wrong.
+func (s apiService) checkConnection(e *entry, wrong *faults) {
+	for _, environment := range append([]string{e.BaseEnvironment}, slices.Sorted(maps.Keys(e.Environments))...) {
+		prefix := ""
+		if environment != e.BaseEnvironment {
+			prefix = "environments." + environment + "."
+		}
+		said, err := e.in(environment)
+		if err != nil {
+			wrong.addAll(prefix, err)
+		}
+		if said == nil {
+			continue
+		}
+		wrong.required(said, prefix)
+		if _, err := s.buildSaid(e, said, environment, s.entryByID); err != nil {
+			wrong.addAll(prefix, err)
+		}
+	}
+}
+
+// required names what is missing that the API wants, beyond what the configuration does.
+func (f *faults) required(c *storedOptions, prefix string) {
+	public := c.ClientAuth == string(oauth.None) || c.Grant == "implicit"
+	if c.ClientSecret == "" && c.CertificateID == "" && !public {
+		f.add(prefix+"client_secret", "is required, unless mtls_certificate_id is given, or client_auth is none")
+	}
+	if c.ClientID == "" {
+		f.add(prefix+"client_id", "is required")
+	}
+	if c.Provider != nil {
+		return
+	}
+	if c.TokenEndpoint == "" && c.Grant != "implicit" {
+		f.add(prefix+"token_url", "is required for the provider custom")
+	}
+	if c.AuthorizationEndpoint == "" && (c.Grant == oauth.GrantAuthorizationCode || c.Grant == "implicit") {
+		f.add(prefix+"auth_url", "is required for the provider custom, where the grant sends people there")
+	}
+}
+
+// fetchFirst gets the first token of a connection that needs no person, so that its state tells whether it works.
+func (s apiService) fetchFirst(ctx context.Context, e *entry) {
+	if e.Kind != kindOAuth2 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, firstTokenWait)
+	defer cancel()
+	for _, environment := range append([]string{""}, slices.Sorted(maps.Keys(e.Environments))...) {
+		c, ok := s.active.get(fullName(e.Tenant, e.Name, environment, e.BaseEnvironment))
+		if !ok || c.entry != e || c.needsPerson() || c.source == nil {
+			continue
+		}
+		if _, err := c.source.Token(ctx, c.settings); err != nil {
+			s.logger.Warn("a new connection got no token", zap.String("connection", c.name), zap.Error(err))
+		}
+	}
+}
+
+// draftCertificate fills in a new certificate.
+func draftCertificate(e *entry, fields map[string]json.RawMessage, wrong *faults) {
+	if _, said := fields["certificate"]; !said && e.Chain == "" {
+		wrong.add("certificate", "is required")
+	}
+	if _, said := fields["description"]; said {
+		e.Note = wrong.text(fields, "description")
+	}
+	if _, said := fields["certificate"]; said {
+		e.Chain = strings.TrimSpace(wrong.text(fields, "certificate")) + "\n"
+	}
+	if _, said := fields["private_key"]; said {
+		e.Key = secret.New(strings.TrimSpace(wrong.text(fields, "private_key")))
+	}
+	for _, field := range slices.Sorted(maps.Keys(fields)) {
+		wrong.add(field, "a certificate has no such field")
+	}
+	if len(*wrong) == 0 {
+		wrong.checkCertificate(e)
+	}
+}
+
+// checkCertificate reads the chain, and the key if there is one.
+func (f *faults) checkCertificate(e *entry) {
+	rest := []byte(e.Chain)
+	for count := 0; ; count++ {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			if count == 0 || len(bytes.TrimSpace(rest)) > 0 {
+				f.add("certificate", "must be certificates in PEM, and nothing else")
+			}
+			break
+		}
+		if _, err := x509.ParseCertificate(block.Bytes); block.Type != "CERTIFICATE" || err != nil {
+			f.add("certificate", "must be certificates in PEM, and nothing else")
+			return
+		}
+	}
+	if e.Key.IsZero() {
+		return
+	}
+	_, err := (&oauth.Certificate{Chain: e.Chain, Key: e.Key, Name: e.Name}).Load()
+	var failure *oauth.Error
+	switch {
+	case err == nil:
+	case errors.As(err, &failure) && (failure.Code == "certificate_expired" || failure.Code == "certificate_not_yet_valid"):
+		f.add("certificate", failure.Error())
+	default:
+		f.add("private_key", "is no PEM key without a passphrase that belongs to the certificate")
+	}
+}
+
+// Interface guard.
+var _ api.Secrets = apiService{}

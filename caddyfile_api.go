@@ -1,0 +1,116 @@
+package caddyoauth
+
+import (
+	"encoding/json"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddyoauth/caddyoauth/internal/api"
+)
+
+func init() {
+	httpcaddyfile.RegisterDirective("oauth2_api", parseAPI)
+	// Behind authentication, and in front of oauth2_inject, whose block form answers all that reaches it.
+	httpcaddyfile.RegisterDirectiveOrder("oauth2_api", httpcaddyfile.Before, "request_header")
+}
+
+// parseAPI parses the directive:
+//
+//	oauth2_api [<path>] {
+//		identity   <placeholders>                  # default: {http.auth.user.id}
+//		groups     <placeholders>
+//		role       <role> <group> [<collections...>]
+//		tenant     <text or placeholders>
+//		all_tenants
+//		rate_limit <number>|off                    # requests a minute of each caller
+//	}
+func parseAPI(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
+	h.Next() // the directive's name
+	handler := &RestAPI{Path: defaultAPIPath}
+	if h.NextArg() {
+		handler.Path = strings.TrimSuffix(strings.TrimSuffix(h.Val(), "*"), "/")
+		if !strings.HasPrefix(h.Val(), "/") || handler.Path == "" || strings.ContainsAny(handler.Path, "*?#{%") {
+			return nil, h.Errf("%q is not the path of the API, such as /oauth2", h.Val())
+		}
+	}
+	if h.NextArg() {
+		return nil, h.ArgErr()
+	}
+	var seen []string
+	for h.NextBlock(0) {
+		name := h.Val()
+		if name != "role" && slices.Contains(seen, name) {
+			return nil, h.Errf("%s is given twice", name)
+		}
+		seen = append(seen, name)
+		if err := handler.parseOption(h.Dispenser); err != nil {
+			return nil, err
+		}
+	}
+	route := caddyhttp.Route{
+		MatcherSetsRaw: caddyhttp.RawMatcherSets{caddy.ModuleMap{"path": caddyconfig.JSON([]string{handler.Path + "/*"}, nil)}},
+		HandlersRaw:    []json.RawMessage{caddyconfig.JSONModuleObject(handler, "handler", "oauth2_api", nil)},
+	}
+	return []httpcaddyfile.ConfigValue{{Class: "route", Value: route}}, nil
+}
+
+// parseOption parses one line of the directive's block.
+func (h *RestAPI) parseOption(d *caddyfile.Dispenser) error {
+	name, args := d.Val(), d.RemainingArgs()
+	switch {
+	case name == "role" && len(args) >= 2:
+		return h.parseRole(d, args)
+	case name == "all_tenants" && len(args) == 0:
+		h.AllTenants = true
+	case name == "identity" && len(args) == 1:
+		h.Identity = args[0]
+	case name == "groups" && len(args) == 1:
+		h.Groups = args[0]
+	case name == "tenant" && len(args) == 1:
+		h.Tenant = args[0]
+	case name == "rate_limit" && len(args) == 1:
+		return h.parseRateLimit(d, args[0])
+	case slices.Contains([]string{"role", "all_tenants", "identity", "groups", "tenant", "rate_limit"}, name):
+		return d.ArgErr()
+	default:
+		return d.Errf("unknown option %q of oauth2_api; known are all_tenants, groups, identity, rate_limit, role and tenant", name)
+	}
+	return nil
+}
+
+func (h *RestAPI) parseRole(d *caddyfile.Dispenser, args []string) error {
+	if _, err := api.ParseRole(args[0]); err != nil {
+		return d.Errf("role: %w", err)
+	}
+	grant := RoleGrant{Role: args[0], Group: args[1]}
+	if len(args) > 2 {
+		grant.Collections = args[2:]
+	}
+	for _, other := range h.Roles {
+		if other.Role == grant.Role && other.Group == grant.Group && slices.Equal(other.Collections, grant.Collections) {
+			return d.Errf("role %s is given twice", strings.Join(args, " "))
+		}
+	}
+	h.Roles = append(h.Roles, grant)
+	return nil
+}
+
+func (h *RestAPI) parseRateLimit(d *caddyfile.Dispenser, text string) error {
+	if text == "off" {
+		h.RateLimit = -1
+		return nil
+	}
+	limit, err := strconv.Atoi(text)
+	if err != nil || limit < 1 {
+		return d.Errf("rate_limit: %q is neither a number above zero nor off", text)
+	}
+	h.RateLimit = limit
+	return nil
+}

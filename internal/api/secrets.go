@@ -1,0 +1,198 @@
+package api
+
+import (
+	"net/http"
+	"slices"
+	"strconv"
+)
+
+// findSecret looks up the secret that the path names. One that the caller must not know of is not there.
+func (c *call) findSecret() error {
+	all, err := c.Secrets.List(c.r.Context(), false)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(all, func(s Secret) bool { return s.ID == c.vars["id"] })
+	if i < 0 {
+		return NotFound()
+	}
+	s := &all[i]
+	role := c.caller.in(s.Tenant, deref(s.CollectionID))
+	if role < Viewer {
+		c.hidden = true
+		return NotFound()
+	}
+	c.secret = s
+	c.about(s.ID, s.Name, s.Tenant)
+	if role < c.route.role {
+		return forbidden("this needs the role %s for %q", c.route.role, s.Name)
+	}
+	return nil
+}
+
+// about says what the answer is about, for the audit log.
+func (c *call) about(id, name, tenant string) { c.target, c.name, c.tenant = id, name, tenant }
+
+func (c *call) at(revision uint64) Target {
+	return Target{ID: c.target, Revision: revision, By: c.caller.Name}
+}
+
+func (c *call) createSecret() (*answer, error)     { return c.create("") }
+func (c *call) createConnection() (*answer, error) { return c.create("oauth2") }
+
+// create makes a secret; kind is its type where the path says it.
+func (c *call) create(kind string) (*answer, error) {
+	draft, err := c.draft()
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case kind != "" && draft.SecretType == "":
+		draft.SecretType = kind
+	case kind != "" && draft.SecretType != kind:
+		return nil, Invalid(append(draft.Faults, Fault{"secret_type", "must be " + kind + " here"})...)
+	case draft.SecretType != "oauth2" && draft.SecretType != "certificate":
+		return nil, Invalid(append(draft.Faults, Fault{"secret_type", "must be oauth2 or certificate"})...)
+	}
+	if err := c.mayPut(draft.Tenant, deref(draft.Collection)); err != nil {
+		return nil, err
+	}
+	made, err := c.Secrets.Create(c.r.Context(), c.caller.Name, *draft)
+	if err != nil {
+		return nil, err
+	}
+	c.about(made.ID, made.Name, made.Tenant)
+	return &answer{status: http.StatusCreated, data: made, revision: made.Revision, location: "/v1/secrets/" + made.ID}, nil
+}
+
+// draft reads the body of a new or changed secret as far as roles depend on it.
+func (c *call) draft() (*Draft, error) {
+	fields, err := c.fields()
+	if err != nil {
+		return nil, err
+	}
+	r := &reader{fields: fields}
+	draft := &Draft{SecretType: r.text("secret_type"), Collection: r.nullable("collection_id"), Fields: fields}
+	draft.Tenant = c.readTenant(r)
+	if draft.Collection != nil && *draft.Collection != "" {
+		if found, err := c.visibleCollection(*draft.Collection, draft.Tenant); err != nil {
+			return nil, err
+		} else if found == nil {
+			r.fault("collection_id", "no collection has this ID")
+		}
+	}
+	draft.Faults = r.faults
+	return draft, nil
+}
+
+// readTenant takes the tenant that a new thing is for. Whoever has one alone need not know its name.
+func (c *call) readTenant(r *reader) string {
+	if c.secret != nil {
+		return c.secret.Tenant // of a change; the field is refused with the unknown ones
+	}
+	_, said := r.fields["tenant"]
+	tenant := r.text("tenant")
+	if !said {
+		return c.caller.Tenant
+	}
+	if tenant != c.caller.Tenant && !c.caller.AllTenants {
+		r.fault("tenant", "you act for one tenant only; leave it out")
+		return c.caller.Tenant
+	}
+	return tenant
+}
+
+// mayPut reports why the caller may not put something into a tenant and a collection.
+func (c *call) mayPut(tenant, collection string) error {
+	if c.caller.in(tenant, collection) < c.route.role {
+		return forbidden("this needs the role %s there; name one of your collections in collection_id", c.route.role)
+	}
+	return nil
+}
+
+func (c *call) getSecret() (*answer, error) {
+	detail, err := c.Secrets.Describe(c.r.Context(), c.secret.ID)
+	if err != nil {
+		return nil, err
+	}
+	return &answer{status: http.StatusOK, data: detail, revision: detail.Revision}, nil
+}
+
+func (c *call) updateSecret() (*answer, error) {
+	revision, err := c.precondition()
+	if err != nil {
+		return nil, err
+	}
+	draft, err := c.draft()
+	if err != nil {
+		return nil, err
+	}
+	if draft.Collection != nil {
+		if err := c.mayPut(c.secret.Tenant, *draft.Collection); err != nil {
+			return nil, err
+		}
+	}
+	detail, err := c.Secrets.Update(c.r.Context(), c.at(revision), *draft)
+	if err != nil {
+		return nil, err
+	}
+	return &answer{status: http.StatusOK, data: detail, revision: detail.Revision}, nil
+}
+
+func (c *call) deleteSecret() (*answer, error) {
+	revision, err := c.precondition()
+	if err != nil {
+		return nil, err
+	}
+	ended, err := c.Secrets.Delete(c.r.Context(), c.at(revision))
+	if err != nil {
+		return nil, err
+	}
+	return &answer{status: http.StatusOK, data: ended}, nil
+}
+
+// ref is the token set that the path and the query name.
+func (c *call) ref() Ref {
+	return Ref{ID: c.secret.ID, Subject: c.vars["subject"], Environment: c.query.Get("environment"), By: c.caller.Name}
+}
+
+// ok answers 200 with what an operation returned.
+func ok[T any](data T, err error) (*answer, error) {
+	if err != nil {
+		return nil, err
+	}
+	return &answer{status: http.StatusOK, data: data}, nil
+}
+
+func (c *call) viewToken() (*answer, error) { return ok(c.Tokens.View(c.r.Context(), c.ref())) }
+func (c *call) refresh() (*answer, error)   { return ok(c.Tokens.Refresh(c.r.Context(), c.ref())) }
+func (c *call) test() (*answer, error)      { return ok(c.Tokens.Test(c.r.Context(), c.ref())) }
+func (c *call) revoke() (*answer, error)    { return ok(c.Tokens.Revoke(c.r.Context(), c.ref())) }
+func (c *call) authorize() (*answer, error) { return ok(c.Tokens.Authorize(c.r.Context(), c.ref())) }
+
+func (c *call) versions() (*answer, error) {
+	versions, err := c.Versions.History(c.r.Context(), c.ref())
+	if err != nil {
+		return nil, err
+	}
+	if versions == nil {
+		versions = []Version{}
+	}
+	return &answer{status: http.StatusOK, data: versions}, nil
+}
+
+func (c *call) rollBack() (*answer, error) {
+	n, err := strconv.ParseUint(c.vars["n"], 10, 64)
+	if err != nil || n == 0 {
+		return nil, NotFound()
+	}
+	return ok(c.Versions.RollBack(c.r.Context(), c.ref(), n))
+}
+
+func (c *call) listSubjects() (*answer, error) {
+	subjects, err := c.Versions.Subjects(c.r.Context(), c.ref())
+	if err != nil {
+		return nil, err
+	}
+	return page(c, subjects), nil
+}

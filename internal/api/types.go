@@ -1,0 +1,202 @@
+package api
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// The resources, as clients get them. The tags `doc` become descriptions in the OpenAPI document, `enum` the values that there are.
+// None of these types has a place for a secret.
+
+// Secret is a connection or a certificate.
+type Secret struct {
+	ID                string  `json:"id" format:"uuid"`
+	Name              string  `json:"name"`
+	SecretType        string  `json:"secret_type" enum:"oauth2,certificate"`
+	Provider          *string `json:"provider" doc:"The preset, or custom. Null for a certificate."`
+	RedirectURI       *string `json:"redirect_uri" doc:"What to register at the provider. Null where it is not known here, or not needed."`
+	ConnectionStatus  *string `json:"connection_status" enum:"not_connected,connected,failing,misconfigured,revoked,lost_rotation,disconnected,per_subject" doc:"Null for a certificate."`
+	BaseEnvironment   *string `json:"base_environment" doc:"Which environment the options are for. Null for a certificate."`
+	CollectionID      *string `json:"collection_id" format:"uuid"`
+	MTLSCertificateID *string `json:"mtls_certificate_id" format:"uuid"`
+
+	Tenant          string `json:"tenant,omitempty" doc:"Left out for the default tenant."`
+	ConnectionError string `json:"connection_error,omitempty" doc:"Why it is not connected: the error code of the last attempt."`
+	ReadOnly        bool   `json:"read_only,omitempty" doc:"It comes from the configuration of the server, and is changed there."`
+
+	Revision  uint64    `json:"-"` // the ETag; 0 = it cannot be changed here
+	CreatedAt time.Time `json:"-"`
+	UpdatedAt time.Time `json:"-"`
+}
+
+// SecretDetail is a secret with all that may be shown of it.
+type SecretDetail struct {
+	Secret
+	Description   string                     `json:"description,omitempty"`
+	CreatedAt     *time.Time                 `json:"created_at,omitempty"`
+	UpdatedAt     *time.Time                 `json:"updated_at,omitempty"`
+	CreatedBy     string                     `json:"created_by,omitempty"`
+	UpdatedBy     string                     `json:"updated_by,omitempty"`
+	Options       map[string]json.RawMessage `json:"options,omitempty" doc:"The options of the connection that may be shown, by the names that they are set with."`
+	SecretOptions []string                   `json:"secret_options,omitempty" doc:"Options that are set and never shown."`
+	Environments  map[string]Environment     `json:"environments,omitempty" doc:"Overriding options, by environment."`
+	Token         *Token                     `json:"token,omitempty" doc:"The state of its token set. Left out for a certificate, and where each subject has its own."`
+	Certificate   *Certificate               `json:"certificate,omitempty"`
+}
+
+// Environment overrides options of a connection.
+type Environment struct {
+	Options          map[string]json.RawMessage `json:"options"`
+	SecretOptions    []string                   `json:"secret_options"`
+	ConnectionStatus string                     `json:"connection_status"`
+}
+
+// Certificate is what may be shown of a certificate.
+type Certificate struct {
+	Subject     string    `json:"subject"`
+	Issuer      string    `json:"issuer"`
+	Serial      string    `json:"serial" doc:"In hex."`
+	NotBefore   time.Time `json:"not_before"`
+	NotAfter    time.Time `json:"not_after"`
+	Fingerprint string    `json:"fingerprint" doc:"SHA-256 of the certificate, in hex."`
+	ChainLength int       `json:"chain_length"`
+	HasKey      bool      `json:"has_key" doc:"Without a key it can only be trusted, not shown to a server."`
+}
+
+// Token is the state of a token set.
+type Token struct {
+	Subject    string `json:"subject,omitempty" doc:"Whose it is. Left out for a connection with one token set for all."`
+	Status     string `json:"status" enum:"authorization_required,pending,active,failing,misconfigured,revoked,lost_rotation,disconnected"`
+	Code       string `json:"code,omitempty" doc:"The error code of the last failed attempt."`
+	Generation uint64 `json:"generation,omitempty" doc:"Counts token sets, up."`
+	Reason     string `json:"reason,omitempty" doc:"Why this generation was obtained."`
+	By         string `json:"by,omitempty" doc:"Who did it."`
+
+	IssuedAt         *time.Time `json:"issued_at,omitempty"`
+	ExpiresAt        *time.Time `json:"expires_at,omitempty"`
+	RefreshAt        *time.Time `json:"refresh_at,omitempty" doc:"When it is refreshed in the background."`
+	RefreshExpiresAt *time.Time `json:"refresh_expires_at,omitempty" doc:"When nothing is left to refresh with, as far as the provider says."`
+	LastUsed         *time.Time `json:"last_used,omitempty" doc:"By this instance, since it started."`
+	NextAttempt      *time.Time `json:"next_attempt,omitempty" doc:"End of the pause after a failure."`
+	Attempts         int        `json:"attempts,omitempty" doc:"That failed in a row."`
+	Uses             int64      `json:"uses,omitempty" doc:"Requests that asked this instance for the token since it started."`
+
+	Renewable bool `json:"renewable" doc:"There is something to refresh with."`
+	Unsaved   bool `json:"unsaved,omitempty" doc:"It is in memory only, because storage fails."`
+	Busy      bool `json:"busy,omitempty" doc:"A refresh or a change is under way."`
+
+	Granted   []string `json:"scopes_granted,omitempty"`
+	AccountID string   `json:"account_id,omitempty" doc:"Identifies the account at the provider."`
+	Label     string   `json:"label,omitempty" doc:"Names the account for people."`
+	Also      int      `json:"also_connected,omitempty" doc:"How many others in the tenant have connected the same account."`
+	SameToken bool     `json:"same_refresh_token,omitempty" doc:"One of them has the same refresh token: ending one ends both."`
+}
+
+// Version is one generation of a token set.
+type Version struct {
+	Version   uint64     `json:"version" doc:"The generation."`
+	Current   bool       `json:"current,omitempty"`
+	Status    string     `json:"status,omitempty" doc:"How it ended, or how the current one is."`
+	Reason    string     `json:"reason,omitempty"`
+	By        string     `json:"by,omitempty"`
+	IssuedAt  *time.Time `json:"issued_at,omitempty"`
+	ExpiresAt *time.Time `json:"expires_at,omitempty"`
+	Granted   []string   `json:"scopes_granted,omitempty"`
+	AccountID string     `json:"account_id,omitempty"`
+	Label     string     `json:"label,omitempty"`
+}
+
+// TestResult is what a test call found out.
+type TestResult struct {
+	OK        bool     `json:"ok"`
+	Fault     string   `json:"fault,omitempty" enum:"token,scope,api" doc:"What is at fault."`
+	Detail    string   `json:"detail" doc:"For people."`
+	Status    int      `json:"http_status,omitempty" doc:"Of the API's answer."`
+	Code      string   `json:"code,omitempty"`
+	Missing   []string `json:"missing_scopes,omitempty"`
+	Unfound   []string `json:"not_found,omitempty" doc:"What should be in the answer and is not."`
+	AccountID string   `json:"account_id,omitempty" doc:"Identifies the account at the provider."`
+	Label     string   `json:"label,omitempty" doc:"Names the account for people."`
+	Also      int      `json:"also_connected,omitempty" doc:"How many others in the tenant have connected the same account."`
+	SameToken bool     `json:"same_refresh_token,omitempty" doc:"One of them has the same refresh token: ending one ends both."`
+}
+
+// Link is where a person connects an account.
+type Link struct {
+	AuthorizeURL string `json:"authorize_url" doc:"Open it in the browser of the person whose account it is. Without scheme and host it is on the site that serves oauth2_connect."`
+}
+
+// Ended says what became of a connection that was revoked or removed.
+type Ended struct {
+	ID           string `json:"id" format:"uuid"`
+	Deleted      bool   `json:"deleted,omitempty" doc:"The secret itself is gone."`
+	Revoked      int    `json:"revoked" doc:"Token sets that ended, and were told to the provider."`
+	NotTold      int    `json:"not_told" doc:"Token sets that ended here, while the provider could not be told. Withdraw the consent there."`
+	StillRunning int    `json:"still_stored,omitempty" doc:"Token sets that could not be ended in time. Try again."`
+}
+
+// Collection groups secrets, so that roles can be given for them.
+type Collection struct {
+	ID          string    `json:"id" format:"uuid"`
+	Name        string    `json:"name"`
+	Description string    `json:"description,omitempty"`
+	Tenant      string    `json:"tenant,omitempty"`
+	Secrets     int       `json:"secrets" doc:"How many there are in it."`
+	CreatedAt   time.Time `json:"created_at"`
+	UpdatedAt   time.Time `json:"updated_at"`
+	Revision    uint64    `json:"-"`
+}
+
+// Key is an API key, without the key.
+type Key struct {
+	ID          string     `json:"id" format:"uuid"`
+	Name        string     `json:"name"`
+	Prefix      string     `json:"prefix" doc:"How the key begins."`
+	Role        string     `json:"role" enum:"viewer,operator,admin"`
+	Collections []string   `json:"collections,omitempty" doc:"IDs of the collections that it is for. Left out: all."`
+	Tenant      string     `json:"tenant,omitempty"`
+	AllTenants  bool       `json:"all_tenants,omitempty"`
+	CreatedAt   time.Time  `json:"created_at"`
+	CreatedBy   string     `json:"created_by,omitempty"`
+	ExpiresAt   *time.Time `json:"expires_at,omitempty"`
+	LastUsed    *time.Time `json:"last_used,omitempty"`
+	Key         string     `json:"key,omitempty" doc:"The key itself: once, in the answer that made it."`
+}
+
+// Health is for load balancers.
+type Health struct {
+	Status string        `json:"status" enum:"ok,unready"`
+	Checks []HealthCheck `json:"checks,omitempty" doc:"Only for callers with a role."`
+}
+
+// HealthCheck is one of the things that make up the health.
+type HealthCheck struct {
+	Name   string `json:"name"`
+	OK     bool   `json:"ok"`
+	Detail string `json:"detail,omitempty" doc:"Only for callers who act for all tenants."`
+}
+
+// AuditEvent is one change, or one attempt that was denied.
+type AuditEvent struct {
+	Time       time.Time `json:"time"`
+	Action     string    `json:"action"`
+	Outcome    string    `json:"outcome" enum:"done,denied,failed"`
+	Status     int       `json:"status,omitempty" doc:"HTTP status of the answer."`
+	Caller     string    `json:"caller,omitempty"`
+	Address    string    `json:"address,omitempty" doc:"From where."`
+	Tenant     string    `json:"tenant,omitempty"`
+	Target     string    `json:"target,omitempty" doc:"ID of what it was about."`
+	Name       string    `json:"name,omitempty" doc:"Name of what it was about."`
+	Subject    string    `json:"subject,omitempty"`
+	Detail     string    `json:"detail,omitempty"`
+	RequestID  string    `json:"request_id,omitempty"`
+	Collection string    `json:"-"`
+}
+
+// meta goes with every answer.
+type meta struct {
+	RequestID string `json:"request_id" doc:"Also in the header X-Request-Id, and in the audit log."`
+	Page      int    `json:"page,omitempty"`
+	PerPage   int    `json:"per_page,omitempty"`
+	Total     *int   `json:"total,omitempty" doc:"How many there are on all pages."`
+}
