@@ -36,10 +36,14 @@ browser: test-parts ## the pages of people in Chromium; PICTURES=DIR leaves pict
 # Caddy's version is the one of go.mod. The build flags are go build's own, not xcaddy's -trimpath and tags, so that the
 # packages compiled here serve `make build` and `make lint` as well. The made-up version keeps go get from asking for
 # published ones.
-xcaddy: bin/xcaddy ## builds bin/caddy-xcaddy the way users do, and runs the quickstart with it
+xcaddy: bin/xcaddy ## builds Caddy the way users do, without and with kms/, and runs the quickstart with it
 	XCADDY_SETCAP=0 XCADDY_SUDO=0 XCADDY_GO_BUILD_FLAGS='-ldflags=-s' bin/xcaddy build \
 		$$(go list -m -f '{{.Version}}' github.com/caddyserver/caddy/v2) --with $(PLUGIN)@v0.0.0=. --output bin/caddy-xcaddy
 	scripts/smoke bin/caddy-xcaddy
+	XCADDY_SETCAP=0 XCADDY_SUDO=0 XCADDY_GO_BUILD_FLAGS='-ldflags=-s' bin/xcaddy build \
+		$$(go list -m -f '{{.Version}}' github.com/caddyserver/caddy/v2) --with $(PLUGIN)@v0.0.0=. --with $(PLUGIN)/kms@v0.0.0=./kms \
+		--output bin/caddy-xcaddy-kms
+	scripts/smoke-kms bin/caddy-xcaddy-kms bin/caddy-xcaddy
 
 lint: bin/golangci-lint ## golangci-lint, shellcheck, a syntax check of the lab, the alert rules and their tests
 	scripts/install-parts lint

@@ -197,7 +197,7 @@ func (s *recordStore) count(ctx context.Context, found *census, key string, visi
 	}
 	id, err := envelope.KeyOf(sealed)
 	if err != nil {
-		return nil // not one of ours, or damaged beyond being told apart from that
+		return nil //nolint:nilerr // not one of ours, or damaged beyond being told apart from that
 	}
 	after, err := visit(key, id)
 	switch {
