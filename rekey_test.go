@@ -361,6 +361,20 @@ func TestWriterThatSleptThroughARotation(t *testing.T) {
 	})
 }
 
+// TestNothingIsSealedOutOfReach: what a rotation would not find cannot be written.
+func TestNothingIsSealedOutOfReach(t *testing.T) {
+	t.Parallel()
+	one := startInstance(t, newMemoryFiles())
+	for _, key := range []string{keysetKey, storageRoot + "/notes", storageRoot + "/notes.txt", "elsewhere/notes.json", storageRoot + "-notes.json", ""} {
+		if err := one.store.seal(t.Context(), key, []byte("text")); err == nil {
+			t.Errorf("%q was written", key)
+		}
+	}
+	if files := one.storage.snapshot(); len(files) > 0 {
+		t.Errorf("stored: %v", slices.Collect(maps.Keys(files)))
+	}
+}
+
 // TestLockOfADeadProcess: the lock of a record that a killed process holds for ever holds up a writer once, and nobody after that.
 func TestLockOfADeadProcess(t *testing.T) {
 	t.Parallel()

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"path"
+	"strings"
 	"time"
 
 	"github.com/caddyoauth/caddyoauth/internal/envelope"
@@ -42,6 +43,9 @@ var errHeldUp = errors.New("seal the record anew: it was held up too long; it is
 //
 // A write that took long is followed by a look at the stored keyset: if the data key was removed from it meanwhile, it comes back.
 func (s *recordStore) seal(ctx context.Context, key string, plain []byte) error {
+	if !isRecord(key) {
+		return fmt.Errorf("seal %s: it would not be found when the data key is replaced", key) // and would be lost with it
+	}
 	state, err := s.keys.state(ctx, s.storage, s.keys.rekeyPause()/3)
 	if err != nil {
 		return err
@@ -172,8 +176,8 @@ func (s *recordStore) survey(ctx context.Context, visit func(key string, id uint
 	rand.Shuffle(len(keys), func(i, j int) { keys[i], keys[j] = keys[j], keys[i] })
 	found := &census{byKey: make(map[uint32]int)}
 	for _, key := range keys {
-		if key == keysetKey || path.Ext(key) != recordsExt {
-			continue // the keyset, directories, and what an interrupted write of file storage leaves behind
+		if !isRecord(key) {
+			continue
 		}
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -184,6 +188,11 @@ func (s *recordStore) survey(ctx context.Context, visit func(key string, id uint
 	}
 	found.at = time.Now()
 	return found, nil
+}
+
+// isRecord tells records from the keyset, from directories, and from what an interrupted write of file storage leaves behind.
+func isRecord(key string) bool {
+	return strings.HasPrefix(key, storageRoot+"/") && path.Ext(key) == recordsExt && key != keysetKey
 }
 
 // count adds one record to a census.
