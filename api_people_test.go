@@ -1,8 +1,18 @@
 package caddyoauth_test
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
 	"fmt"
+	"math/big"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -228,4 +238,98 @@ func TestAPIFirstToken(t *testing.T) {
 	if got := a.call("GET", "/v1/secrets?connection_status=connected", "").is(http.StatusOK); got.names() != "down" {
 		t.Errorf("%s later: %s", time.Since(began), got.body)
 	}
+}
+
+// TestAPICertificates: a certificate is kept as a secret of its own, shown to the token endpoint, renewed in place, and never given back.
+func TestAPICertificates(t *testing.T) {
+	chain, key := selfSigned(t, "first")
+	var seen []string
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		seen = append(seen, r.TLS.PeerCertificates[0].Subject.CommonName)
+		fmt.Fprintf(w, `{"access_token":"%stoken-%d","token_type":"Bearer","expires_in":3600}`, seed, len(seen))
+	}))
+	server.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert}
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	authority := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}))
+	a := runAPI(t, "", "")
+	certificate := func(name, chain, key string) string {
+		body := map[string]string{"secret_type": "certificate", "name": name, "certificate": chain}
+		if key != "" {
+			body["private_key"] = key
+		}
+		text, _ := json.Marshal(body)
+		return string(text)
+	}
+	made := a.call("POST", "/v1/secrets", certificate("mtls", chain, key)).is(http.StatusCreated)
+	if made.get("secret_type") != "certificate" || made.get("provider") != "null" || made.get("connection_status") != "null" {
+		t.Errorf("got %s", made.body)
+	}
+	ca := a.call("POST", "/v1/secrets", certificate("ca", authority, "")).is(http.StatusCreated)
+	one := "/v1/secrets/" + made.get("id")
+	detail := a.call("GET", one, "").is(http.StatusOK)
+	for _, text := range []string{`"subject":"CN=first"`, `"has_key":true`, `"chain_length":1`, `"fingerprint":"`} {
+		if !strings.Contains(detail.body, text) {
+			t.Errorf("no %s in %s", text, detail.body)
+		}
+	}
+	if strings.Contains(detail.body, "PRIVATE") || strings.Contains(detail.body, strings.Split(key, "\n")[1]) {
+		t.Error("the key was shown")
+	}
+	body := func(mtls, ca string) string {
+		return fmt.Sprintf(`{"name":"billing","provider":"custom","grant_type":"client_credentials","client_id":"caddy","token_url":%q,"mtls_certificate_id":%q,"ca_certificate_id":%q}`,
+			server.URL+"/token", mtls, ca)
+	}
+	nobody := "00000000-0000-4000-8000-000000000000"
+	a.call("POST", "/v1/secrets/oauth2", body(nobody, nobody)).failed(http.StatusBadRequest, "validation_error", "ca_certificate_id", "mtls_certificate_id")
+	a.call("POST", "/v1/secrets/oauth2", body(ca.get("id"), ca.get("id"))).failed(http.StatusBadRequest, "validation_error", "mtls_certificate_id") // it has no key
+	conn := a.call("POST", "/v1/secrets/oauth2", body(made.get("id"), ca.get("id"))).is(http.StatusCreated)
+	if conn.get("connection_status") != "connected" || conn.get("mtls_certificate_id") != made.get("id") {
+		t.Errorf("got %s", conn.body)
+	}
+	a.call("DELETE", one, "", "If-Match: *").failed(http.StatusConflict, "conflict")
+	chain2, key2 := selfSigned(t, "second")
+	a.call("PATCH", one, certificate("mtls", chain2, key), "If-Match: *").failed(http.StatusBadRequest, "validation_error", "private_key")
+	a.call("PATCH", one, certificate("mtls", chain2, key2), "If-Match: *").is(http.StatusOK)
+	a.call("POST", "/v1/secrets/"+conn.get("id")+"/refresh", "").is(http.StatusOK)
+	if strings.Join(seen, " ") != "first second" {
+		t.Errorf("the server saw %q", seen)
+	}
+	a.call("POST", one+"/refresh", "").failed(http.StatusConflict, "conflict")
+	a.call("DELETE", "/v1/secrets/"+conn.get("id"), "", "If-Match: *").is(http.StatusOK)
+	a.call("DELETE", one, "", "If-Match: *").is(http.StatusOK)
+}
+
+// selfSigned makes a certificate and its key, in PEM.
+func selfSigned(t *testing.T, name string) (chain, key string) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}))
+}
+
+// TestAPIOtherGrants: the password grant fetches its token at once, and the implicit grant needs no client secret.
+func TestAPIOtherGrants(t *testing.T) {
+	a := runAPI(t, "", "")
+	made := a.call("POST", "/v1/secrets/oauth2", strings.Replace(a.machine("account", `,"username":"jane","password":"`+seed+`password"`), "client_credentials", "password", 1)).is(http.StatusCreated)
+	if made.get("connection_status") != "connected" {
+		t.Errorf("got %s", made.body)
+	}
+	if detail := a.call("GET", "/v1/secrets/"+made.get("id"), "").is(http.StatusOK); !strings.Contains(detail.body, `"secret_options":["client_secret","password"]`) || !strings.Contains(detail.body, `"username":"jane"`) {
+		t.Errorf("got %s", detail.body)
+	}
+	a.call("POST", "/v1/secrets/oauth2", `{"name":"old","provider":"custom","grant_type":"implicit","client_id":"caddy","auth_url":"`+a.auth.URL+`/authorize"}`).is(http.StatusCreated)
+	a.call("POST", "/v1/secrets/oauth2", `{"name":"older","provider":"custom","grant_type":"implicit","client_id":"caddy"}`).failed(http.StatusBadRequest, "validation_error", "auth_url")
+	a.call("POST", "/v1/secrets/oauth2", strings.Replace(a.machine("account2", ""), "client_credentials", "password", 1)).failed(http.StatusBadRequest, "validation_error", "username")
 }

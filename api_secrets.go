@@ -195,7 +195,7 @@ func (s apiService) checkConnection(e *entry, wrong *faults) {
 
 // required names what is missing that the API wants, beyond what the configuration does.
 func (f *faults) required(c *storedOptions, prefix string) {
-	public := c.ClientAuth == string(oauth.None) || c.Grant == "implicit"
+	public := c.ClientAuth == string(oauth.None) || c.Grant == oauth.GrantImplicit
 	if c.ClientSecret == "" && c.CertificateID == "" && !public {
 		f.add(prefix+"client_secret", "is required, unless mtls_certificate_id is given, or client_auth is none")
 	}
@@ -205,10 +205,10 @@ func (f *faults) required(c *storedOptions, prefix string) {
 	if c.Provider != nil {
 		return
 	}
-	if c.TokenEndpoint == "" && c.Grant != "implicit" {
+	if c.TokenEndpoint == "" && c.Grant != oauth.GrantImplicit {
 		f.add(prefix+"token_url", "is required for the provider custom")
 	}
-	if c.AuthorizationEndpoint == "" && (c.Grant == oauth.GrantAuthorizationCode || c.Grant == "implicit") {
+	if c.AuthorizationEndpoint == "" && (c.Grant == oauth.GrantAuthorizationCode || c.Grant == oauth.GrantImplicit) {
 		f.add(prefix+"auth_url", "is required for the provider custom, where the grant sends people there")
 	}
 }

@@ -219,7 +219,7 @@ func (s apiService) Describe(ctx context.Context, id string) (api.SecretDetail, 
 func (s apiService) detail(ctx context.Context, h held) api.SecretDetail {
 	out := api.SecretDetail{Secret: s.summary(h)}
 	s.addState(ctx, h, &out.Secret)
-	name := ""
+	var name string
 	if h.configured != nil {
 		name = h.configured.name
 	} else {

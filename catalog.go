@@ -79,13 +79,6 @@ func (c *catalog) all() ([]*entry, uint64) {
 	return all, c.version
 }
 
-// known reports which version is known; 0 = nothing was read yet.
-func (c *catalog) known() uint64 {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.version
-}
-
 // learn replaces what is known.
 func (c *catalog) learn(change func(entries map[string]*entry)) {
 	c.mu.Lock()

@@ -131,7 +131,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	if h.Via != viaTransport { // else the transport looks at the request as it is sent
 		if p.err = p.conn.rules.permits(r); p.err != nil {
-			tellRefused(r, p)
+			tellRefused(r, p, p.err)
 			return h.refuse(w, r, p)
 		}
 	}

@@ -97,11 +97,11 @@ func (s ruleSet) permits(req *http.Request) error {
 }
 
 // tellRefused puts a request that the rules refused into the audit log: method and path as the upstream would have got them, no query.
-func tellRefused(req *http.Request, p *plan) {
+func tellRefused(req *http.Request, p *plan, why error) {
 	path := req.URL.EscapedPath()
 	p.conn.audit(api.AuditEvent{
 		Action: "request", Outcome: "denied", Status: problemRequest.Status, Tenant: p.conn.key.id.Tenant, Name: p.conn.name,
-		Subject: p.source.ID().Subject, Address: clientAddress(req), Detail: req.Method + " " + path[:min(len(path), 256)] + ": " + p.err.Error(),
+		Subject: p.source.ID().Subject, Address: clientAddress(req), Detail: req.Method + " " + path[:min(len(path), 256)] + ": " + why.Error(),
 	})
 }
 

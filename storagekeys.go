@@ -29,6 +29,11 @@ const (
 	entryLock = storageRoot + "-entries"
 )
 
+// keyUseKey is where the last use of an API key is kept.
+func keyUseKey(id string) string {
+	return path.Join(storageRoot, "keyuses", keyPart("key use", id)) + recordsExt
+}
+
 // entryKey is where an entry is kept. Two of the same name in the same space have the same place, so that both cannot be there.
 func entryKey(tenant, space, name string) string {
 	return entryDir + "/" + keyPart("entry", tenant, space, name) + recordsExt

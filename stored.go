@@ -83,6 +83,7 @@ func (a *App) poll(ctx context.Context) {
 			a.logger.Info("what was made at run time can be read again")
 		}
 		failing = err != nil
+		a.noteKeyUses(ctx)
 		timer := time.NewTimer(interval)
 		select {
 		case <-timer.C:

@@ -174,9 +174,9 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		t.logger.Error("the token was not sent", zap.String("connection", p.conn.name), zap.Error(err))
 		return t.answer(req, problemHost), nil
 	}
-	if p.err = p.conn.rules.permits(req); p.err != nil {
+	if err := p.conn.rules.permits(req); err != nil {
 		p.count(problemRequest.code)
-		tellRefused(req, p)
+		tellRefused(req, p, err)
 		return t.answer(req, problemRequest), nil
 	}
 	if !p.token.Usable(time.Now()) { // the request was held up on its way here, by a slow upload say

@@ -222,7 +222,7 @@ func (c *call) run() (*answer, error) {
 
 // finish writes the answer, and into the audit log what was changed or denied.
 func (c *call) finish(out *answer, err error) {
-	status := 0
+	var status int
 	if err != nil {
 		status = c.refuse(err)
 	} else {
@@ -302,10 +302,10 @@ func etag(revision uint64) string { return `"` + strconv.FormatUint(revision, 10
 // precondition returns the revision that the client has seen (RFC 9110 section 13.1.1); 0 = any.
 func (c *call) precondition() (uint64, error) {
 	seen := c.r.Header.Get("If-Match")
-	switch {
-	case seen == "":
+	switch seen {
+	case "":
 		return 0, &Error{Status: http.StatusPreconditionRequired, Type: typePrecondition, Message: "send the ETag that you have seen as If-Match"}
-	case seen == "*":
+	case "*":
 		return 0, nil
 	}
 	revision, err := strconv.ParseUint(strings.Trim(seen, `"`), 10, 64)

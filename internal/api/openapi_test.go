@@ -49,8 +49,8 @@ func TestDocumentHasEveryRoute(t *testing.T) {
 				t.Errorf("%s and %s %s have the same operationId", other, method, path)
 			}
 			operations[id] = method + " " + path
-			real := strings.NewReplacer("{id}", ours, "{subject}", "x", "{n}", "1").Replace(path)
-			if found, _, _ := match(strings.ToUpper(method), real); found == nil || found.path != path {
+			asked := strings.NewReplacer("{id}", ours, "{subject}", "x", "{n}", "1").Replace(path)
+			if found, _, _ := match(strings.ToUpper(method), asked); found == nil || found.path != path {
 				t.Errorf("%s %s is documented, and there is no such route", method, path)
 			}
 		}
