@@ -1,6 +1,7 @@
 package caddyoauth_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"regexp"
@@ -143,6 +144,9 @@ func TestAPIKeys(t *testing.T) {
 	a.call("GET", "/v1/secrets", "", "X-User: alice", "X-Groups: admins", "Authorization: Bearer x").is(http.StatusUnauthorized) // a wrong key is not overlooked
 	past := a.call("POST", "/v1/api-keys", `{"name":"old","role":"viewer","expires_at":"2020-01-01T00:00:00Z"}`)
 	past.failed(http.StatusBadRequest, "validation_error", "expires_at")
+	for _, none := range []string{"[]", "null"} { // none must not become all
+		a.call("POST", "/v1/api-keys", `{"name":"none","role":"viewer","collections":`+none+`}`).failed(http.StatusBadRequest, "validation_error", "collections")
+	}
 	a.call("POST", "/v1/api-keys", `{"name":"","role":"root","colour":1,"all_tenants":true,"collections":["x"]}`).
 		failed(http.StatusBadRequest, "validation_error", "all_tenants", "collections", "colour", "role")
 	a.call("DELETE", "/v1/api-keys/"+made.get("id"), "").is(http.StatusOK)
@@ -276,6 +280,13 @@ func TestAPICollections(t *testing.T) {
 	a.call("POST", "/v1/secrets/oauth2", a.machine("new", ""), admin).failed(http.StatusForbidden, "forbidden")
 	a.call("POST", "/v1/secrets/oauth2", a.machine("new", in(other)), admin).failed(http.StatusForbidden, "forbidden")
 	a.call("POST", "/v1/secrets/oauth2", a.machine("new", in(shop)), admin).is(http.StatusCreated)
+	chain, key := selfSigned(t, "theirs")
+	text, _ := json.Marshal(map[string]string{"secret_type": "certificate", "name": "mtls", "certificate": chain, "private_key": key, "collection_id": other})
+	certificate := a.call("POST", "/v1/secrets", string(text)).is(http.StatusCreated).get("id")
+	a.call("PATCH", mine, `{"mtls_certificate_id":"`+certificate+`"}`, admin, "If-Match: *").failed(http.StatusBadRequest, "validation_error", "mtls_certificate_id", "options") // it needs TLS too
+	a.call("PATCH", mine, `{"environments":{"staging":{"mtls_certificate_id":"`+certificate+`"}}}`, admin, "If-Match: *").
+		failed(http.StatusBadRequest, "validation_error", "environments.staging", "environments.staging.mtls_certificate_id")
+	a.call("DELETE", "/v1/secrets/"+certificate, "", "If-Match: *").is(http.StatusOK)
 	a.call("PATCH", mine, `{"collection_id":null}`, admin, "If-Match: *").failed(http.StatusForbidden, "forbidden")
 	for path, body := range map[string]string{"/v1/collections": `{"name":"x"}`, "/v1/api-keys": `{"name":"x","role":"viewer"}`} {
 		a.call("POST", path, body, admin).failed(http.StatusForbidden, "forbidden")

@@ -197,16 +197,14 @@ func TestOtherInstanceFollows(t *testing.T) {
 	c := newLiveCaddy(t)
 	c.mustLoad(c.storedConfig("made"))
 	c.want(c.get(), "403 Forbidden")
-	other := &App{engine: c.app().engine, logger: c.app().logger}
-	other.store, other.catalog = c.app().store, newCatalog()
-	other.active = &activeSet{version: 1}
+	store, catalog := c.app().store, newCatalog() // of a process that shares the storage, and nothing else
 	e := oauth2Entry("made")
 	e.Options = newEntryOptions(map[string]json.RawMessage{
 		"client_id": json.RawMessage(`"caddy"`), "client_secret": json.RawMessage(`"seeded-secret"`), "grant": json.RawMessage(`"client_credentials"`),
 		"token_endpoint": json.RawMessage(`"` + c.idp.URL + `/token"`),
 	})
 	key := entryKey("", "secret", "made")
-	if _, err := other.catalog.change(t.Context(), other.store, key, func(*entry) (*entry, error) { e.ID = newID(); return e, nil }); err != nil {
+	if _, err := catalog.change(t.Context(), store, key, func(*entry) (*entry, error) { e.ID = newID(); return e, nil }); err != nil {
 		t.Fatal(err)
 	}
 	began := time.Now()
@@ -214,7 +212,7 @@ func TestOtherInstanceFollows(t *testing.T) {
 	if took := time.Since(began); took > 3*time.Second {
 		t.Errorf("it took %s", took)
 	}
-	if _, err := other.catalog.change(t.Context(), other.store, key, func(*entry) (*entry, error) { return nil, nil }); err != nil {
+	if _, err := catalog.change(t.Context(), store, key, func(*entry) (*entry, error) { return nil, nil }); err != nil {
 		t.Fatal(err)
 	}
 	c.soon("the connection is gone", func() bool { return c.get() == "403 Forbidden" })

@@ -110,6 +110,10 @@ func (f *faults) add(field, message string) {
 	*f = append(*f, api.Fault{Field: field, Message: message})
 }
 
+func (f faults) has(field string) bool {
+	return slices.ContainsFunc(f, func(one api.Fault) bool { return one.Field == field })
+}
+
 func (f faults) err() error {
 	if len(f) == 0 {
 		return nil

@@ -74,19 +74,23 @@ func (a *App) put(ctx context.Context, key string, alter func(*entry) (*entry, e
 	return made, err
 }
 
-// room reports whether the operator allows one more. It is asked under the storage lock, after everything was read.
+// maxEntries bounds the entries of each kind in a tenant, whatever the operator says: all of them are in memory.
+const maxEntries = 10_000
+
+// room reports whether there may be one more.
 func (a *App) room(e *entry) error {
-	if e.Kind != kindOAuth2 || a.limits.maxConnections == 0 {
-		return nil
+	most := maxEntries
+	if e.Kind == kindOAuth2 && a.limits.maxConnections > 0 {
+		most = min(most, a.limits.maxConnections)
 	}
 	count := 0
 	for _, other := range a.entries() {
-		if other.Kind == kindOAuth2 && other.Tenant == e.Tenant {
+		if other.Kind == e.Kind && other.Tenant == e.Tenant {
 			count++
 		}
 	}
-	if count >= a.limits.maxConnections {
-		return api.PlanLimit("the operator allows %d connections, and there are that many", a.limits.maxConnections)
+	if count >= most {
+		return api.PlanLimit("there may be %d of this kind, and there are that many", most)
 	}
 	return nil
 }
@@ -189,6 +193,11 @@ func (s apiService) checkConnection(e *entry, wrong *faults) {
 		wrong.required(said, prefix)
 		if _, err := s.buildSaid(e, said, environment, s.entryByID); err != nil {
 			wrong.addAll(prefix, err)
+		}
+		if wrong.has(prefix + "provider") { // then it is no wonder that endpoints are missing
+			*wrong = slices.DeleteFunc(*wrong, func(f api.Fault) bool {
+				return f.Field == prefix+"auth_url" && said.AuthorizationEndpoint == "" || f.Field == prefix+"token_url" && said.TokenEndpoint == ""
+			})
 		}
 	}
 }

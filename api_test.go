@@ -206,7 +206,7 @@ func TestAPINamesEveryWrongField(t *testing.T) {
 	for body, fields := range map[string][]string{
 		`{}`:                       {"secret_type"},
 		`{"secret_type":"x"}`:      {"secret_type"},
-		`{"secret_type":"oauth2"}`: {"auth_url", "client_id", "client_secret", "name", "provider", "token_url"},
+		`{"secret_type":"oauth2"}`: {"client_id", "client_secret", "name", "provider"},
 		`{"secret_type":"oauth2","name":"a/b","provider":"gogle","client_id":"x","client_secret":"y","colour":"red"}`: {"colour", "name", "provider"},
 		`{"secret_type":"oauth2","name":"a","provider":"custom","client_id":7,"client_secret":"y","token_url":"ftp://x","auth_url":"http://a.example/","scopes":"a","mtls_certificate_id":"0"}`: {
 			"auth_url", "client_id", "mtls_certificate_id", "scopes", "token_url"},

@@ -25,8 +25,8 @@ func page[T any](c *call, all []T) *answer {
 }
 
 // seen returns the secrets that the caller may see.
-func (c *call) seen() ([]Secret, error) {
-	all, err := c.Secrets.List(c.r.Context(), true)
+func (c *call) seen(states bool) ([]Secret, error) {
+	all, err := c.Secrets.List(c.r.Context(), states)
 	if err != nil {
 		return nil, err
 	}
@@ -43,7 +43,7 @@ func deref(text *string) string {
 }
 
 func (c *call) listSecrets() (*answer, error) {
-	all, err := c.seen()
+	all, err := c.seen(true)
 	if err != nil {
 		return nil, err
 	}

@@ -151,7 +151,9 @@ func (c *call) createKey() (*answer, error) {
 	if draft.Role, err = ParseRole(r.text("role")); err != nil {
 		r.fault("role", "must be viewer, operator or admin")
 	}
-	r.take("collections", &draft.Collections, "a list of IDs")
+	if r.take("collections", &draft.Collections, "a list of IDs") && len(draft.Collections) == 0 {
+		r.fault("collections", "is empty; name collections, or leave it out for a key to all of them") // none must not become all
+	}
 	draft.Tenant = c.readTenant(r)
 	r.take("all_tenants", &draft.AllTenants, "true or false")
 	if draft.AllTenants && !c.caller.AllTenants {

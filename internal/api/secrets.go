@@ -1,6 +1,7 @@
 package api
 
 import (
+	"encoding/json"
 	"net/http"
 	"slices"
 	"strconv"
@@ -81,8 +82,36 @@ func (c *call) draft() (*Draft, error) {
 			r.fault("collection_id", "no collection has this ID")
 		}
 	}
+	if err := c.checkCertificates(r, fields, "", draft.Tenant); err != nil {
+		return nil, err
+	}
+	var environments map[string]map[string]json.RawMessage
+	_ = json.Unmarshal(fields["environments"], &environments) // another form is refused later
+	for name, overrides := range environments {
+		if err := c.checkCertificates(r, overrides, "environments."+name+".", draft.Tenant); err != nil {
+			return nil, err
+		}
+	}
 	draft.Faults = r.faults
 	return draft, nil
+}
+
+// checkCertificates refuses certificates that the caller does not see: whoever may use one may sign in with it.
+func (c *call) checkCertificates(r *reader, fields map[string]json.RawMessage, prefix, tenant string) error {
+	for _, field := range []string{"mtls_certificate_id", "ca_certificate_id"} {
+		var id string
+		if json.Unmarshal(fields[field], &id) != nil || id == "" {
+			continue // not said, or of a form that is refused later
+		}
+		all, err := c.seen(false)
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(all, func(s Secret) bool { return s.ID == id && s.SecretType == "certificate" && s.Tenant == tenant }) {
+			r.fault(prefix+field, "no certificate has this ID")
+		}
+	}
+	return nil
 }
 
 // readTenant takes the tenant that a new thing is for. Whoever has one alone need not know its name.
