@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -30,9 +31,9 @@ type rotationModel struct {
 func (m *rotationModel) mortal(operations int) *instance {
 	i := startInstance(m.t, m.files)
 	if operations > 0 {
-		left := operations
+		var done atomic.Int64
 		i.storage.before = func(string, string) error {
-			if left--; left < 0 {
+			if done.Add(1) > int64(operations) {
 				return errors.New("killed")
 			}
 			return nil
