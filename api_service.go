@@ -27,7 +27,7 @@ type apiService struct{ *App }
 func (a *App) service() api.Service {
 	s := apiService{a}
 	return api.Service{
-		Secrets: s, Tokens: apiTokens{a}, Versions: apiTokens{a}, Collections: apiCollections{a}, Keys: apiKeys{a},
+		Secrets: s, Tokens: apiTokens{a}, Versions: apiTokens{a}, Collections: apiCollections{a}, Keys: apiKeys{a}, Sealing: apiSealing{a},
 		Health: a.apiHealth, Trail: a.AuditTrail, Record: a.audit, Once: apiOnce{a}, Options: apiOptions(),
 	}
 }

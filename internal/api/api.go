@@ -62,6 +62,13 @@ type Keys interface {
 	Delete(ctx context.Context, at Target) error
 }
 
+// Sealing are the keys that seal what is stored, of all tenants.
+type Sealing interface {
+	Status(ctx context.Context) (SealingKeys, error)
+	// Rekey begins to replace the key that seals, or leaves a replacement that is under way alone.
+	Rekey(ctx context.Context) (SealingKeys, error)
+}
+
 // Service is what the API works with.
 type Service struct {
 	Secrets     Secrets
@@ -69,6 +76,7 @@ type Service struct {
 	Versions    Versions
 	Collections Collections
 	Keys        Keys
+	Sealing     Sealing
 	Health      func(ctx context.Context) Health
 	Trail       func() []AuditEvent // the last ones, newest first
 	Record      func(AuditEvent)    // keeps one
@@ -194,6 +202,9 @@ func (c *call) admit() (err error) {
 	c.tenant = c.caller.Tenant
 	if wait := c.limits.wait(c.caller.Tenant+"\x00"+c.caller.Name, c.access.Limit); wait > 0 {
 		return &Error{Status: http.StatusTooManyRequests, Type: typeRate, Message: "too many requests; slow down", RetryAfter: wait}
+	}
+	if c.route.global && !c.caller.AllTenants {
+		return forbidden("this is for callers that may act for all tenants")
 	}
 	// Before anything is looked up: a role that is nowhere enough is told so for every ID, whether it is there or not.
 	if c.caller.anywhere() < c.route.role || c.route.whole && c.caller.in(c.caller.Tenant, "") < c.route.role {

@@ -133,11 +133,21 @@ func (f fakeKeys) Create(_ context.Context, _ string, draft KeyDraft) (Key, erro
 }
 func (f fakeKeys) Delete(context.Context, Target) error { return f.reach("delete") }
 
+type fakeSealing struct{ *fake }
+
+func (f fakeSealing) Status(context.Context) (SealingKeys, error) {
+	return SealingKeys{Open: true, EncryptionKeys: []EncryptionKey{{ID: "k"}}, DataKeys: []DataKey{{ID: 1, State: "seals"}}, Rekey: &RekeyProgress{Phase: "sealing"}}, nil
+}
+func (f fakeSealing) Rekey(ctx context.Context) (SealingKeys, error) {
+	keys, _ := f.Status(ctx)
+	return keys, f.reach("rekey")
+}
+
 // newFake returns an API that does nothing.
 func newFake() (*API, *fake) {
 	f := &fake{}
 	return New(Service{
-		Secrets: fakeSecrets{f}, Tokens: fakeTokens{f}, Versions: fakeTokens{f}, Collections: fakeCollections{f}, Keys: fakeKeys{f},
+		Secrets: fakeSecrets{f}, Tokens: fakeTokens{f}, Versions: fakeTokens{f}, Collections: fakeCollections{f}, Keys: fakeKeys{f}, Sealing: fakeSealing{f},
 		Health: func(context.Context) Health {
 			return Health{Status: "ok", Checks: []HealthCheck{{Name: "storage", OK: true}}}
 		},

@@ -97,7 +97,7 @@ func expected(r *route, caller *Caller) int {
 	}
 	here := caller.in("acme", ourShop)
 	switch {
-	case caller.anywhere() < r.role, r.whole && caller.in(caller.Tenant, "") < r.role:
+	case r.global && !caller.AllTenants, caller.anywhere() < r.role, r.whole && caller.in(caller.Tenant, "") < r.role:
 		return http.StatusForbidden
 	case strings.Contains(r.path, "{id}") && strings.Contains(r.path, "api-keys"):
 		if caller.Tenant != "acme" && !caller.AllTenants {
@@ -189,7 +189,8 @@ func TestListsShowWhatIsOnesOwn(t *testing.T) {
 }
 
 // TestRolesAreAsPromised: reading is for viewers, refreshing, testing and authorizing for operators, all else for administrators. Who may
-// see API keys and the audit log is an administrator of the whole tenant, and nobody has to be known for two documents.
+// see API keys and the audit log is an administrator of the whole tenant, who may see and replace the keys that seal everything one of
+// all tenants, and nobody has to be known for two documents.
 func TestRolesAreAsPromised(t *testing.T) {
 	t.Parallel()
 	for _, r := range routes {
@@ -201,6 +202,10 @@ func TestRolesAreAsPromised(t *testing.T) {
 		case strings.HasPrefix(r.action, "api_key"), strings.HasPrefix(r.action, "audit"):
 			if !r.whole {
 				t.Errorf("%s %s does not need the role for the whole tenant", r.method, r.path)
+			}
+		case strings.HasPrefix(r.action, "sealing_key"):
+			if !r.whole || !r.global {
+				t.Errorf("%s %s concerns all tenants, and does not need a caller who may act for all of them", r.method, r.path)
 			}
 		case r.method == http.MethodGet:
 			want = Viewer

@@ -219,3 +219,13 @@ func (c *call) health() (*answer, error) {
 	}
 	return &answer{status: status, data: health}, nil
 }
+
+func (c *call) sealingKeys() (*answer, error) {
+	keys, err := c.Sealing.Status(c.r.Context())
+	return ok(keys, err)
+}
+
+func (c *call) rekey() (*answer, error) {
+	keys, err := c.Sealing.Rekey(c.r.Context())
+	return ok(keys, err)
+}

@@ -15,6 +15,7 @@ type route struct {
 	action       string // for the audit log and as the operation's name
 	role         Role   // that it needs; Nobody = open to all
 	whole        bool   // the role is needed for the whole tenant, not only in some collections
+	global       bool   // it concerns all tenants, and is for callers that may act for all of them
 	knows        bool   // it answers more to callers that it knows
 	doc          string
 
@@ -137,6 +138,11 @@ func otherRoutes() []*route {
 			body: keyBody{}, answer: Key{}, status: 201, handle: (*call).createKey},
 		{method: "DELETE", path: "/v1/api-keys/{id}", action: "api_key.delete", role: Admin, whole: true, doc: "Revokes an API key.",
 			answer: Removed{}, status: 200, handle: (*call).deleteKey},
+		{method: "GET", path: "/v1/sealing-keys", action: "sealing_key.get", role: Admin, whole: true, global: true,
+			doc: "Shows the keys that seal what is stored, and how far a replacement is.", answer: SealingKeys{}, status: 200, handle: (*call).sealingKeys},
+		{method: "POST", path: "/v1/sealing-keys/rekey", action: "sealing_key.rekey", role: Admin, whole: true, global: true,
+			doc:    "Begins to replace the data key, while everything runs. One that is under way goes on.",
+			answer: SealingKeys{}, status: 200, handle: (*call).rekey},
 		{method: "GET", path: "/v1/audit", action: "audit.list", role: Admin, whole: true,
 			doc:    "Lists the last changes and denied attempts that this instance has seen, the newest first.",
 			params: pageParams, answer: AuditEvent{}, list: true, status: 200, handle: (*call).listAudit},

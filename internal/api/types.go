@@ -163,6 +163,41 @@ type Key struct {
 	Key         string     `json:"key,omitempty" doc:"The key itself: once, in the answer that made it."`
 }
 
+// SealingKeys are the keys that seal what is stored, without the keys.
+type SealingKeys struct {
+	Open           bool            `json:"open" doc:"Whether what is stored can be read."`
+	Error          string          `json:"error,omitempty" doc:"Why not: wrong_key, damaged or unreachable. With open keys: unconfirmed or keyset_changed."`
+	Hint           string          `json:"hint,omitempty"`
+	EncryptionKeys []EncryptionKey `json:"encryption_keys" doc:"Those that are configured, in their order."`
+	DataKeys       []DataKey       `json:"data_keys"`
+	Rekey          *RekeyProgress  `json:"rekey,omitempty" doc:"Left out when none is under way."`
+	Records        int             `json:"records" doc:"Sealed records."`
+	CountedAt      *time.Time      `json:"counted_at,omitempty"`
+}
+
+// EncryptionKey is a configured key-encryption key.
+type EncryptionKey struct {
+	ID        string `json:"id"`
+	Wraps     bool   `json:"wraps" doc:"The data keys are wrapped with it."`
+	Removable bool   `json:"removable" doc:"Nothing needs it: it can be taken out of the configuration."`
+}
+
+// DataKey is a key that records are sealed with.
+type DataKey struct {
+	ID      uint32     `json:"id"`
+	Created *time.Time `json:"created,omitempty"`
+	State   string     `json:"state" enum:"seals,next,old,missing"`
+	Records int        `json:"records"`
+}
+
+// RekeyProgress is how far the replacement of a data key is.
+type RekeyProgress struct {
+	Phase string   `json:"phase" enum:"publishing,sealing,retiring"`
+	Done  int      `json:"done" doc:"Records that are sealed with the new key."`
+	Total int      `json:"total"`
+	Stuck []string `json:"stuck,omitempty" doc:"Storage keys of some records that could not be sealed anew."`
+}
+
 // Health is for load balancers.
 type Health struct {
 	Status string        `json:"status" enum:"ok,unready"`
