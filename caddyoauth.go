@@ -46,9 +46,11 @@
 //	entry.go       what is made at run time, and its stored form; catalog.go: as this process knows it
 //	stored*.go     connections that were made at run time; choose.go: which one a request travels with
 //	api_*.go       what the REST API is asked for, and where it is served; audit.go: who did what
+//	command.go     `caddy oauth2-inject`; doctor.go: its checks of a configuration
 //
 //	internal/alert       what is told of trouble, when, and in what form
 //	internal/api         the REST API: requests, roles, answers
+//	internal/cli         the command line: what it asks the API for, and how it shows it
 //	internal/connection  the life of a token set: HOW it is refreshed
 //	internal/oauth       the token endpoint's protocol
 //	internal/envelope    sealing

@@ -176,6 +176,7 @@ func TestGuardOneDoorToTheTokenEndpoint(t *testing.T) {
 		}),
 		map[string]int{
 			"internal/oauth/endpoint.go Client.send": 1,
+			"internal/cli/client.go Client.send":     1, // the command line asks the REST API, never a token endpoint
 			"alertsend.go webhook.send":              1, // to the receivers of alerts, who are no token endpoint and never get a token
 		})
 }
@@ -220,9 +221,11 @@ var revealSites = map[string]int{
 	"internal/oauth/revocation.go Client.newRevocation":  2,
 	"internal/oauth/certificate.go Certificate.read":     1, // a key that is kept in storage
 	// On the way to a receiver of alerts: its URL, its headers, and the keys that sign.
-	"alertsend.go webhook.send":       2,
-	"internal/alert/sign.go ParseKey": 1,
-	"internal/alert/sign.go Sign":     1,
+	"alertsend.go webhook.send": 2,
+	// On the way to the REST API on a site: the API key of whoever uses the command line.
+	"internal/cli/client.go Client.request": 1,
+	"internal/alert/sign.go ParseKey":       1,
+	"internal/alert/sign.go Sign":           1,
 	// To read an ID token's claims, to check a callback's signature, to find what an answer echoes, to compare.
 	"internal/oauth/signature.go isSignature":    1,
 	"internal/oauth/idtoken.go ParseIDToken":     1,
@@ -270,6 +273,7 @@ func TestGuardImports(t *testing.T) {
 		"internal/api":        {},
 		"internal/envelope":   {module + "internal/secret", "github.com/tink-crypto/tink-go/"},
 		"internal/oauth":      {module + "internal/secret", "golang.org/x/", "github.com/go-jose/go-jose/v4"},
+		"internal/cli":        {module + "internal/api", module + "internal/secret"},
 		"internal/alert":      {module + "internal/secret"},
 		"internal/connection": {module + "internal/secret", module + "internal/oauth"},
 		"internal/provider":   {module + "internal/oauth", "golang.org/x/oauth2"},
@@ -425,7 +429,7 @@ func checkWraps(t *testing.T, f *sourceFile, call *ast.CallExpr) {
 }
 
 // keyMakers are what may stand where a storage operation takes a key.
-var keyMakers = []string{"key", "name", "keysetKey", "storageRoot", "recordKey", "historyKey", "historyDir", "connectionDir", "pendingDir", "lock", "indexKey", "entryDir", "entryLock", "onceDir"}
+var keyMakers = []string{"key", "name", "keysetKey", "doctorLock", "storageRoot", "recordKey", "historyKey", "historyDir", "connectionDir", "pendingDir", "lock", "indexKey", "entryDir", "entryLock", "onceDir"}
 
 func TestGuardStorageKeys(t *testing.T) {
 	t.Parallel()

@@ -18,6 +18,7 @@ const storageRoot = "oauth2_inject"
 
 const (
 	keysetKey  = storageRoot + "/keyset.json"
+	doctorLock = storageRoot + "-doctor"
 	recordFile = "current.json"
 	recordsExt = ".json"
 )

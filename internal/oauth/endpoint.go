@@ -29,6 +29,7 @@ type reply struct {
 	tooLarge bool  // the body went on beyond maxBody; what was read of it is dropped
 	readErr  error // the body broke off
 	sentAt   time.Time
+	certEnds time.Time // of the server's certificate; zero without TLS
 }
 
 // peer is who a client asks, for its texts; the zero value is the token endpoint.
@@ -76,6 +77,9 @@ func (c *Client) send(req *http.Request) (*reply, error) {
 	defer func() { _ = resp.Body.Close() }() // the connection is thrown away: nothing to lose
 
 	answer := &reply{status: resp.StatusCode, header: resp.Header, sentAt: wire.readyAt}
+	if resp.TLS != nil && len(resp.TLS.PeerCertificates) > 0 {
+		answer.certEnds = resp.TLS.PeerCertificates[0].NotAfter
+	}
 	answer.body, err = io.ReadAll(io.LimitReader(resp.Body, maxBody+1))
 	switch {
 	case err != nil:

@@ -102,6 +102,25 @@ func (c *Caddy) caddyfile(global, sites string) string {
 	return fmt.Sprintf("{\n\tadmin %s\n\tdefault_bind 127.0.0.1\n\tauto_https off\n\tpersist_config off\n\tlog {\n\t\tlevel DEBUG\n\t}\n%s\n}\n%s\n", c.admin, global, sites)
 }
 
+// Command runs another command of the same program, in the same surroundings, and returns what it wrote and its exit code.
+func (c *Caddy) Command(t testing.TB, args ...string) (out, notes string, code int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, binary, args...)
+	cmd.Env = c.cmd.Env
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	var exited *exec.ExitError
+	if err := cmd.Run(); err != nil && !errors.As(err, &exited) {
+		t.Fatal(err)
+	}
+	return stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()
+}
+
+// Config is the file that the process was started with.
+func (c *Caddy) Config() string { return c.cmd.Args[len(c.cmd.Args)-1] }
+
 // Reload loads another Caddyfile into the running process.
 func (c *Caddy) Reload(t testing.TB, global, sites string) {
 	t.Helper()

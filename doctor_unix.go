@@ -1,0 +1,21 @@
+//go:build unix
+
+package caddyoauth
+
+import (
+	"os"
+	"syscall"
+)
+
+// ownerOf returns the user that a file belongs to.
+func ownerOf(name string) (uid int, known bool) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return 0, false
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0, false
+	}
+	return int(stat.Uid), true
+}
