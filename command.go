@@ -74,7 +74,7 @@ func addCommands(root *cobra.Command) {
 		func(ctx context.Context, c *cli.CLI, choice cli.Choice, cmd *cobra.Command) error {
 			wait, _ := cmd.Flags().GetDuration("wait")
 			if open, _ := cmd.Flags().GetBool("open"); open {
-				c.Open = openBrowser
+				c.Open = func(link string) error { return openBrowser(ctx, link) }
 			}
 			return c.Connect(ctx, choice, wait)
 		})
@@ -273,15 +273,15 @@ func confirm(cmd *cobra.Command, question string) error {
 }
 
 // openBrowser opens a link with what the system has for it.
-func openBrowser(link string) error {
+func openBrowser(ctx context.Context, link string) error {
 	if !strings.HasPrefix(link, "https://") && !strings.HasPrefix(link, "http://") {
 		return errors.New("open the link: it is not one for a browser")
 	}
 	switch runtime.GOOS {
 	case "darwin":
-		return exec.Command("open", link).Run()
+		return exec.CommandContext(ctx, "open", link).Run()
 	case "windows":
-		return exec.Command("rundll32", "url.dll,FileProtocolHandler", link).Run()
+		return exec.CommandContext(ctx, "rundll32", "url.dll,FileProtocolHandler", link).Run()
 	}
-	return exec.Command("xdg-open", link).Run()
+	return exec.CommandContext(ctx, "xdg-open", link).Run()
 }

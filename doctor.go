@@ -243,7 +243,8 @@ func (d *doctor) ends(c *activeConnection, what string, at time.Time) {
 func (d *doctor) introduce(ctx context.Context, c *activeConnection, client *oauth.Client) {
 	const what = "client authentication"
 	hint := "check client_id, client_secret or the certificate, and client_auth"
-	accepted, err := true, error(nil)
+	accepted := true
+	var err error
 	switch c.settings.Grant {
 	case oauth.GrantClientCredentials:
 		_, err = client.ClientCredentials(ctx)

@@ -17,7 +17,6 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddyoauth/caddyoauth/internal/connection"
-	"github.com/caddyoauth/caddyoauth/internal/oauth"
 )
 
 // The tests here are of the parts behind the pages on which people connect their accounts.
@@ -26,14 +25,6 @@ func emptyEngine() *engine {
 	return &engine{
 		sources: make(map[sourceKey]*connection.Source), breakers: make(map[string]*connection.Breaker), keys: make(map[string]*keySource),
 	}
-}
-
-// noTokenSettings are those of a connection of people that nobody has connected.
-func noTokenSettings(t *testing.T) *connection.Settings {
-	t.Helper()
-	return connection.Settings{
-		Store: storeIn(t, t.TempDir()), Tasks: new(connection.Tasks), Breaker: new(connection.Breaker), Grant: oauth.GrantRefreshToken, Nonce: "n",
-	}.Complete()
 }
 
 // TestSubjectBounds: a subject is never guessed, shortened or repaired.

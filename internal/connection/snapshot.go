@@ -61,7 +61,6 @@ func (s *Source) Snapshot() Snapshot {
 	return snap
 }
 
-// before returns the status that a flight begins with, and whether the attempt before it failed.
 // IdleSince returns when a request asked last, or when the source was made if none has.
 func (s *Source) IdleSince() time.Time {
 	if used := s.lastUsed.Load(); used != 0 {
@@ -70,6 +69,7 @@ func (s *Source) IdleSince() time.Time {
 	return s.born
 }
 
+// before returns the status that a flight begins with, and whether the attempt before it failed.
 func (s *Source) before() (status Status, failing bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
