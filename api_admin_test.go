@@ -2,12 +2,15 @@ package caddyoauth
 
 import (
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/caddyoauth/caddyoauth/internal/connection"
 )
 
 // send asks the admin endpoint with a body.
@@ -176,8 +179,11 @@ func TestConfiguredNamesWin(t *testing.T) {
 	c.send("POST", adminSecrets+"/"+made.id(t)+"/refresh", "").is(t, http.StatusConflict)
 	c.wantAsked(1)
 	c.send("DELETE", adminSecrets+"/"+made.id(t), "", "If-Match: *").is(t, http.StatusOK)
-	c.want(c.get(), "Bearer token-1") // the configured one's token is still there
+	c.want(c.get(), "Bearer token-1")
 	c.wantAsked(1)
+	if _, err := c.app().store.Load(t.Context(), connection.ID{Connection: "api"}); err != nil {
+		t.Errorf("the configured one's token is gone with it: %v", err)
+	}
 	configured := c.send("GET", adminSecrets+"?name=api", "").is(t, http.StatusOK)
 	if !strings.Contains(configured.body, `"read_only":true`) {
 		t.Errorf("got %s", configured.body)
@@ -256,5 +262,30 @@ func TestLastUseOfAKeyIsKept(t *testing.T) {
 	}
 	if strings.Contains(c.log(), body.Data.Key[12:]) {
 		t.Error("the key was logged")
+	}
+}
+
+// TestFirstRequestWaits: before storage was read once, a name that is not known is looked for there; if that fails, the answer is that
+// trying again helps, not that there is no such connection.
+func TestFirstRequestWaits(t *testing.T) {
+	c := newLiveCaddy(t)
+	c.mustLoad(c.storedConfig("made"))
+	c.send("POST", adminSecrets+"/oauth2", c.body("made", "")).is(t, http.StatusCreated)
+	fresh := *c.app()
+	fresh.active, fresh.catalog = &activeSet{byName: make(map[string]*activeConnection)}, newCatalog()
+	broken := *fresh.store
+	broken.storage = &memoryStorage{memoryFiles: newMemoryFiles(), before: func(string, string) error { return errors.New("down") }}
+	working := fresh.store
+	fresh.store = &broken
+	var unavailable *connection.Unavailable
+	if _, err := fresh.find(t.Context(), "made", ""); !errors.As(err, &unavailable) || problemOf(err).Status != http.StatusServiceUnavailable {
+		t.Errorf("got %v", err)
+	}
+	fresh.store = working
+	if found, err := fresh.find(t.Context(), "made", ""); err != nil || found == nil || found.name != "made" {
+		t.Errorf("got %v, %v", found, err)
+	}
+	if found, err := fresh.find(t.Context(), "other", ""); err != nil || found != nil {
+		t.Errorf("got %v, %v", found, err)
 	}
 }

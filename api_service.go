@@ -209,11 +209,12 @@ func connectionStatus(status string) string {
 
 // Describe implements api.Secrets.
 func (s apiService) Describe(ctx context.Context, id string) (api.SecretDetail, error) {
-	i := slices.IndexFunc(s.held(), func(h held) bool { return s.summary(h).ID == id })
-	if i < 0 {
-		return api.SecretDetail{}, api.NotFound()
+	for _, h := range s.held() {
+		if s.summary(h).ID == id {
+			return s.detail(ctx, h), nil
+		}
 	}
-	return s.detail(ctx, s.held()[i]), nil
+	return api.SecretDetail{}, api.NotFound()
 }
 
 func (s apiService) detail(ctx context.Context, h held) api.SecretDetail {

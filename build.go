@@ -195,6 +195,9 @@ func (c *Connection) wire(r *resolver, preset *provider.Provider) oauth.Config {
 	shapeFor(&conf, preset)
 	c.buildAuthentication(r, &conf, preset)
 	revokeAs(&conf, preset)
+	if r.stored != nil {
+		r.stored.equip(&conf)
+	}
 	return conf
 }
 

@@ -63,12 +63,20 @@ func (c *Connection) buildDiscovery(r *resolver, conf *oauth.Config, preset *pro
 	if said := c.Quirks != nil && c.Quirks.OfflineScope != "" || slices.Contains(c.Scopes, preset.OfflineScope); !said && preset.OfflineScope != "" {
 		d.client.OptionalScopes = []string{preset.OfflineScope}
 	}
-	d.key, err = digestOf([]any{conf.Issuer, c.InsecureHTTP, where.Certificate, r.trusted, conf.Reach != nil})
+	d.key, err = digestOf([]any{conf.Issuer, c.InsecureHTTP, identityOf(where.Certificate), r.trusted, conf.Reach != nil})
 	if err != nil {
 		r.fault("issuer", err)
 	}
 	conf.Discovery = d.client
 	return d
+}
+
+// identityOf tells certificates apart without giving a key away.
+func identityOf(c *oauth.Certificate) []string {
+	if c == nil {
+		return nil
+	}
+	return []string{c.CertFile, c.KeyFile, c.Chain, c.Key.Digest()}
 }
 
 // share has a connection use what others, and configurations before this one, have found.

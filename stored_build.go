@@ -28,8 +28,8 @@ type storedParts struct {
 	subjects    []string  // what its subject may be
 }
 
-// restrict holds a connection to the bounds of one that was made at run time.
-func (p *storedParts) restrict(r *resolver, c *Connection, conf *oauth.Config) {
+// equip gives a connection what it has instead of files, and a look at every address that it dials.
+func (p *storedParts) equip(conf *oauth.Config) {
 	if p.certificate != nil {
 		conf.Certificate = p.certificate
 	}
@@ -39,6 +39,10 @@ func (p *storedParts) restrict(r *resolver, c *Connection, conf *oauth.Config) {
 	if p.endpoints == nil {
 		conf.Reach = publicOnly
 	}
+}
+
+// restrict holds a connection to the bounds of one that was made at run time.
+func (p *storedParts) restrict(r *resolver, c *Connection, conf *oauth.Config) {
 	for _, one := range []struct{ option, url string }{
 		{"token_endpoint", conf.TokenEndpoint}, {"authorization_endpoint", conf.AuthorizationEndpoint},
 		{"revocation_endpoint", conf.RevocationEndpoint}, {"quirks", conf.RefreshEndpoint}, {"issuer", conf.Issuer},
@@ -193,6 +197,7 @@ func (a *App) buildSaid(e *entry, said *storedOptions, environment string, find 
 			r.fault("ca_certificate_id", errors.New("it holds no certificate"))
 		}
 		r.stored.authorities = pool
+		r.trusted = append(r.trusted, []byte(e.ID), []byte(said.AuthoritiesID)) // metadata that were read with it are nobody else's
 	}
 	return said.buildWith(r, fullName(e.Tenant, e.Name, environment, e.BaseEnvironment))
 }
