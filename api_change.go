@@ -175,7 +175,9 @@ func (s apiService) Delete(ctx context.Context, at api.Target) (api.Ended, error
 func (s apiService) users(certificate *entry) string {
 	for _, e := range s.entries() {
 		for _, options := range append(slices.Collect(maps.Values(e.Environments)), e.Options) {
-			if id := certificate.ID; options.text("mtls_certificate_id") == id || options.text("ca_certificate_id") == id {
+			var key SigningKey
+			_ = json.Unmarshal(options.open["client_key"], &key) // none has no ID
+			if id := certificate.ID; options.text("mtls_certificate_id") == id || options.text("ca_certificate_id") == id || key.ID == id {
 				return e.Name
 			}
 		}

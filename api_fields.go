@@ -32,7 +32,7 @@ const (
 var storedUses = map[string]use{
 	"provider": useOverride, "token_endpoint": useOverride, "authorization_endpoint": useOverride, "revocation_endpoint": useOverride,
 	"issuer": useOverride, "quirks": usePlace, "allow_hosts": useOverride, "test_call": usePlace, "ca_certificate_id": useOverride,
-	"client_id": useValue, "client_secret": useValue, "mtls_certificate_id": useValue, "client_auth": useValue, "assertion_audience": useValue,
+	"client_id": useValue, "client_secret": useValue, "mtls_certificate_id": useValue, "client_auth": useValue, "client_key": useValue, "assertion_audience": useValue,
 	"username": useValue, "password": useValue, "scopes": useValue, "audience": useValue, "resource": useValue, "token_params": useValue,
 	"auth_params": useValue, "grant": useFree, "subject": useFree, "header": useFree, "query": useFree, "headers": useFree, "params": useFree,
 	"keep": useFree, "keep_callback": useFree, "forward_authorization": useFree, "allow": useFree, "refresh": useFree,
@@ -43,7 +43,6 @@ var storedUses = map[string]use{
 // refusedOptions are those that an API caller cannot have, with the reason.
 var refusedOptions = map[string]string{
 	"client_certificate": "names files of the server; make a certificate, and give its ID as mtls_certificate_id",
-	"client_key":         "names a file of the server, and can only be configured there",
 	"tls":                "names files of the server; make a certificate, and give its ID as ca_certificate_id",
 	"insecure_http":      "can only be configured on the server",
 	"required":           "can only be configured on the server, whose health depends on it",

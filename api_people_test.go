@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -332,4 +333,32 @@ func TestAPIOtherGrants(t *testing.T) {
 	a.call("POST", "/v1/secrets/oauth2", `{"name":"old","provider":"custom","grant_type":"implicit","client_id":"caddy","auth_url":"`+a.auth.URL+`/authorize"}`).is(http.StatusCreated)
 	a.call("POST", "/v1/secrets/oauth2", `{"name":"older","provider":"custom","grant_type":"implicit","client_id":"caddy"}`).failed(http.StatusBadRequest, "validation_error", "auth_url")
 	a.call("POST", "/v1/secrets/oauth2", strings.Replace(a.machine("account2", ""), "client_credentials", "password", 1)).failed(http.StatusBadRequest, "validation_error", "username")
+}
+
+// TestAPISigningKey: a key that is kept as a secret signs client assertions, and is never given back.
+func TestAPISigningKey(t *testing.T) {
+	_, key := selfSigned(t, "x")
+	a := runAPI(t, "", "")
+	var headers []string
+	a.idp.answers(func(w http.ResponseWriter, r *http.Request) {
+		head, _, _ := strings.Cut(r.FormValue("client_assertion"), ".")
+		text, _ := base64.RawURLEncoding.DecodeString(head)
+		headers = append(headers, string(text))
+		a.idp.grant(w, r)
+	})
+	text, _ := json.Marshal(map[string]string{"secret_type": "certificate", "name": "signer", "private_key": key})
+	made := a.call("POST", "/v1/secrets", string(text)).is(http.StatusCreated)
+	if detail := a.call("GET", "/v1/secrets/"+made.get("id"), "").is(http.StatusOK); !strings.Contains(detail.body, `"certificate":{"chain_length":0,"has_key":true}`) {
+		t.Errorf("got %s", detail.body)
+	}
+	body := strings.Replace(a.machine("billing", ""), `"client_secret":"`+clientSecret+`"`, `"client_key":{"id":"`+made.get("id")+`","kid":"k1"}`, 1)
+	conn := a.call("POST", "/v1/secrets/oauth2", body).is(http.StatusCreated)
+	if conn.get("connection_status") != "connected" || len(headers) != 1 || !strings.Contains(headers[0], `"kid":"k1"`) || !strings.Contains(headers[0], "ES256") {
+		t.Errorf("got %s, and the server %q", conn.body, headers)
+	}
+	a.call("DELETE", "/v1/secrets/"+made.get("id"), "", "If-Match: *").failed(http.StatusConflict, "conflict")
+	for _, wrong := range []string{`{"id":"00000000-0000-4000-8000-000000000000"}`, `{"id":"` + made.get("id") + `","alg":"RS256"}`, `{"file":"/etc/passwd"}`, `"x"`, `{}`} {
+		a.call("POST", "/v1/secrets/oauth2", strings.Replace(strings.Replace(body, `{"id":"`+made.get("id")+`","kid":"k1"}`, wrong, 1), "billing", "other", 1)).is(http.StatusBadRequest)
+	}
+	a.call("POST", "/v1/secrets", `{"secret_type":"certificate","name":"bad","private_key":"x"}`).failed(http.StatusBadRequest, "validation_error", "private_key")
 }

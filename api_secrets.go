@@ -205,8 +205,8 @@ func (s apiService) checkConnection(e *entry, wrong *faults) {
 // required names what is missing that the API wants, beyond what the configuration does.
 func (f *faults) required(c *storedOptions, prefix string) {
 	public := c.ClientAuth == string(oauth.None) || c.Grant == oauth.GrantImplicit
-	if c.ClientSecret == "" && c.CertificateID == "" && !public {
-		f.add(prefix+"client_secret", "is required, unless mtls_certificate_id is given, or client_auth is none")
+	if c.ClientSecret == "" && c.CertificateID == "" && c.SigningKey == nil && !public {
+		f.add(prefix+"client_secret", "is required, unless mtls_certificate_id or client_key is given, or client_auth is none")
 	}
 	if c.ClientID == "" {
 		f.add(prefix+"client_id", "is required")
@@ -242,8 +242,9 @@ func (s apiService) fetchFirst(ctx context.Context, e *entry) {
 
 // draftCertificate fills in a new certificate.
 func draftCertificate(e *entry, fields map[string]json.RawMessage, wrong *faults) {
-	if _, said := fields["certificate"]; !said && e.Chain == "" {
-		wrong.add("certificate", "is required")
+	_, key := fields["private_key"]
+	if _, said := fields["certificate"]; !said && !key && e.Chain == "" && e.Key.IsZero() {
+		wrong.add("certificate", "is required, or private_key for a key that only signs")
 	}
 	if _, said := fields["description"]; said {
 		e.Note = wrong.text(fields, "description")
@@ -262,8 +263,15 @@ func draftCertificate(e *entry, fields map[string]json.RawMessage, wrong *faults
 	}
 }
 
-// checkCertificate reads the chain, and the key if there is one.
+// checkCertificate reads the chain, and the key if there is one. A key alone signs client assertions.
 func (f *faults) checkCertificate(e *entry) {
+	if strings.TrimSpace(e.Chain) == "" {
+		if err := (&oauth.ClientKey{Held: e.Key, Name: e.Name}).Check(); err != nil {
+			f.add("private_key", err.Error())
+		}
+		e.Chain = ""
+		return
+	}
 	rest := []byte(e.Chain)
 	for count := 0; ; count++ {
 		var block *pem.Block

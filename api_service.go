@@ -39,7 +39,11 @@ func apiOptions() []api.Option {
 	for i := range t.NumField() {
 		field := t.Field(i)
 		if name := jsonName(field); storedUses[name] != 0 && apiNames[name] == "" && !spelled[name] {
-			all = append(all, api.Option{Name: name, Type: field.Type})
+			option := api.Option{Name: name, Type: field.Type}
+			if name == "client_key" {
+				option.Type = reflect.TypeFor[SigningKey]()
+			}
+			all = append(all, option)
 		}
 	}
 	return all
@@ -263,7 +267,7 @@ func describeCertificate(e *entry) *api.Certificate {
 		}
 		sum := sha256.Sum256(leaf.Raw)
 		out.Subject, out.Issuer, out.Serial = leaf.Subject.String(), leaf.Issuer.String(), leaf.SerialNumber.Text(16)
-		out.NotBefore, out.NotAfter, out.Fingerprint = leaf.NotBefore.UTC(), leaf.NotAfter.UTC(), hex.EncodeToString(sum[:])
+		out.NotBefore, out.NotAfter, out.Fingerprint = known(leaf.NotBefore), known(leaf.NotAfter), hex.EncodeToString(sum[:])
 	}
 	return out
 }

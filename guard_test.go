@@ -220,6 +220,7 @@ var revealSites = map[string]int{
 	"internal/oauth/revocation.go Client.Revoke":         2,
 	"internal/oauth/revocation.go Client.newRevocation":  2,
 	"internal/oauth/certificate.go Certificate.read":     1, // a key that is kept in storage
+	"internal/oauth/assertion.go ClientKey.read":         1, // likewise
 	// On the way to a receiver of alerts: its URL, its headers, and the keys that sign.
 	"alertsend.go webhook.send": 2,
 	// On the way to the REST API on a site: the API key of whoever uses the command line.

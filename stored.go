@@ -157,7 +157,7 @@ func (a *App) activateOne(e *entry, environment string, find func(id string) *en
 		return nil, err
 	}
 	parts := []any{indexedOf(e), environment}
-	for _, id := range []string{said.CertificateID, said.AuthoritiesID} {
+	for _, id := range said.certificates() {
 		if held := find(id); held != nil {
 			parts = append(parts, indexedOf(held))
 		}

@@ -23,6 +23,7 @@ import (
 // storedParts is what a connection that was made at run time has instead of files, and the bounds that it is held to.
 type storedParts struct {
 	certificate *oauth.Certificate
+	key         *oauth.ClientKey
 	authorities *x509.CertPool
 	endpoints   *hostList // where its endpoints may be; nil = at public addresses, over TLS
 	subjects    []string  // what its subject may be
@@ -32,6 +33,9 @@ type storedParts struct {
 func (p *storedParts) equip(conf *oauth.Config) {
 	if p.certificate != nil {
 		conf.Certificate = p.certificate
+	}
+	if p.key != nil {
+		conf.Key = p.key
 	}
 	if p.authorities != nil {
 		conf.RootCAs = p.authorities
@@ -125,8 +129,27 @@ func isPublic(addr netip.Addr) bool {
 // are entries of their own.
 type storedOptions struct {
 	Connection
-	CertificateID string `json:"mtls_certificate_id,omitempty"`
-	AuthoritiesID string `json:"ca_certificate_id,omitempty"`
+	SigningKey    *SigningKey `json:"client_key,omitempty"` // instead of the one that names a file
+	CertificateID string      `json:"mtls_certificate_id,omitempty"`
+	AuthoritiesID string      `json:"ca_certificate_id,omitempty"`
+}
+
+// SigningKey names a key that is kept as a certificate, or without one, and signs client assertions (RFC 7523).
+type SigningKey struct {
+	ID string `json:"id"`
+	// KeyID tells the server which of the client's keys it is.
+	KeyID string `json:"kid,omitempty"`
+	// Algorithm of the signature.
+	Algorithm string `json:"alg,omitempty"`
+}
+
+// certificates returns the IDs of those that a connection uses.
+func (c *storedOptions) certificates() []string {
+	ids := []string{c.CertificateID, c.AuthoritiesID}
+	if c.SigningKey != nil {
+		ids = append(ids, c.SigningKey.ID)
+	}
+	return ids
 }
 
 // in returns the options that count in an environment: the overriding ones over the others. "" and the base environment stand for
@@ -181,8 +204,19 @@ func (a *App) buildStored(e *entry, environment string, find func(id string) *en
 // buildSaid is buildStored for options that were read.
 func (a *App) buildSaid(e *entry, said *storedOptions, environment string, find func(id string) *entry) (*built, error) {
 	r := &resolver{stored: &storedParts{endpoints: a.limits.endpoints, subjects: a.limits.subjects}}
+	if k := said.SigningKey; k != nil {
+		if held := find(k.ID); held == nil || held.Kind != kindCertificate || held.Tenant != e.Tenant || held.Key.IsZero() {
+			r.fault("client_key", errors.New("no certificate with a key has this ID"))
+		} else {
+			r.stored.key = &oauth.ClientKey{Held: held.Key, Name: held.Name, KeyID: k.KeyID, Algorithm: k.Algorithm}
+			said.ClientKey = &ClientKey{File: held.Name, KeyID: k.KeyID, Algorithm: k.Algorithm}
+			if err := r.stored.key.Check(); err != nil {
+				r.fault("client_key", err)
+			}
+		}
+	}
 	if said.CertificateID != "" {
-		if held := find(said.CertificateID); held == nil || held.Kind != kindCertificate || held.Tenant != e.Tenant || held.Key.IsZero() {
+		if held := find(said.CertificateID); held == nil || held.Kind != kindCertificate || held.Tenant != e.Tenant || held.Key.IsZero() || held.Chain == "" {
 			r.fault("mtls_certificate_id", errors.New("no certificate with a key has this ID"))
 		} else {
 			r.stored.certificate = &oauth.Certificate{Chain: held.Chain, Key: held.Key, Name: held.Name}

@@ -55,7 +55,7 @@ type (
 		Provider          string                     `json:"provider,omitempty" doc:"Required for a connection: google, github, salesforce, microsoft, slack, another preset, or custom."`
 		ProviderParams    map[string]string          `json:"provider_params,omitempty" doc:"Parameters of the preset, such as the tenant of microsoft."`
 		ClientID          string                     `json:"client_id,omitempty" doc:"Required for a connection."`
-		ClientSecret      string                     `json:"client_secret,omitempty" doc:"Required unless mtls_certificate_id is given, or grant_type is implicit." writeOnly:"true"`
+		ClientSecret      string                     `json:"client_secret,omitempty" doc:"Required unless mtls_certificate_id or client_key is given, grant_type is implicit, or client_auth is none." writeOnly:"true"`
 		GrantType         string                     `json:"grant_type,omitempty" enum:"authorization_code,client_credentials,password,implicit" doc:"Default: authorization_code."`
 		Scopes            []string                   `json:"scopes,omitempty" doc:"Default: what the preset recommends."`
 		AuthURL           string                     `json:"auth_url,omitempty" format:"uri" doc:"Required for custom, where the grant sends people there."`
@@ -66,8 +66,8 @@ type (
 		CACertificateID   *string                    `json:"ca_certificate_id,omitempty" format:"uuid" doc:"A certificate to trust as the token endpoint, instead of the public authorities."`
 		BaseEnvironment   string                     `json:"base_environment,omitempty" doc:"Which environment the fields are for. Default: production."`
 		Environments      map[string]json.RawMessage `json:"environments,omitempty" doc:"Overriding fields, by environment: client, endpoints, account, scopes and hosts."`
-		Certificate       string                     `json:"certificate,omitempty" doc:"Of a certificate: its PEM chain."`
-		PrivateKey        string                     `json:"private_key,omitempty" doc:"Of a certificate: its PEM key. Leave it out for one that is only trusted." writeOnly:"true"`
+		Certificate       string                     `json:"certificate,omitempty" doc:"Of a certificate: its PEM chain. Leave it out for a key that only signs."`
+		PrivateKey        string                     `json:"private_key,omitempty" doc:"Of a certificate: its PEM key. Leave it out for one that is only trusted. A key alone may be a JSON Web Key." writeOnly:"true"`
 	}
 	collectionBody struct {
 		Name        string `json:"name,omitempty"`

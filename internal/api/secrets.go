@@ -98,11 +98,13 @@ func (c *call) draft() (*Draft, error) {
 
 // checkCertificates refuses certificates that the caller does not see: whoever may use one may sign in with it.
 func (c *call) checkCertificates(r *reader, fields map[string]json.RawMessage, prefix, tenant string) error {
-	for _, field := range []string{"mtls_certificate_id", "ca_certificate_id"} {
+	for _, field := range []string{"mtls_certificate_id", "ca_certificate_id", "client_key"} {
 		var id string
-		if json.Unmarshal(fields[field], &id) != nil || id == "" {
+		var key struct{ ID string }
+		if json.Unmarshal(fields[field], &id) != nil && json.Unmarshal(fields[field], &key) != nil || id+key.ID == "" {
 			continue // not said, or of a form that is refused later
 		}
+		id += key.ID
 		all, err := c.seen(false)
 		if err != nil {
 			return err

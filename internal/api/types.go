@@ -53,14 +53,14 @@ type Environment struct {
 
 // Certificate is what may be shown of a certificate.
 type Certificate struct {
-	Subject     string    `json:"subject"`
-	Issuer      string    `json:"issuer"`
-	Serial      string    `json:"serial" doc:"In hex."`
-	NotBefore   time.Time `json:"not_before"`
-	NotAfter    time.Time `json:"not_after"`
-	Fingerprint string    `json:"fingerprint" doc:"SHA-256 of the certificate, in hex."`
-	ChainLength int       `json:"chain_length"`
-	HasKey      bool      `json:"has_key" doc:"Without a key it can only be trusted, not shown to a server."`
+	Subject     string     `json:"subject,omitempty"`
+	Issuer      string     `json:"issuer,omitempty"`
+	Serial      string     `json:"serial,omitempty" doc:"In hex."`
+	NotBefore   *time.Time `json:"not_before,omitempty"`
+	NotAfter    *time.Time `json:"not_after,omitempty"`
+	Fingerprint string     `json:"fingerprint,omitempty" doc:"SHA-256 of the certificate, in hex."`
+	ChainLength int        `json:"chain_length" doc:"0: it is a key alone, which signs client assertions."`
+	HasKey      bool       `json:"has_key" doc:"Without a key it can only be trusted, not shown to a server."`
 }
 
 // Token is the state of a token set.

@@ -1,6 +1,7 @@
 package oauth
 
 import (
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rsa"
@@ -33,8 +34,10 @@ const (
 // Web Key (RFC 7517). The file is read for each assertion, so a renewed key is used from the next exchange on.
 type ClientKey struct {
 	File      string
-	KeyID     string // empty means that of the JSON Web Key, if the file is one, else none
-	Algorithm string // empty means that of the JSON Web Key, else the usual one for the kind of key; see [AssertionAlgorithms]
+	Held      secret.Text // what the file would hold, instead of one
+	Name      string      // what texts call a key that is held
+	KeyID     string      // empty means that of the JSON Web Key, if the file is one, else none
+	Algorithm string      // empty means that of the JSON Web Key, else the usual one for the kind of key; see [AssertionAlgorithms]
 }
 
 // AssertionAlgorithms are the names that [ClientKey.Algorithm] may have (RFC 7518 section 3.1, RFC 8037). The first that fits the
@@ -107,11 +110,19 @@ func (k *ClientKey) name() string {
 	if k == nil {
 		return "of the secret"
 	}
-	return k.File
+	return cmp.Or(k.File, k.Name)
 }
 
-// load reads the key. Its errors name the file and show nothing of it.
-func (k *ClientKey) load() (*jose.SigningKey, error) {
+// Check reports what is wrong with the key. Its errors are of type [*Error].
+func (k *ClientKey) Check() error {
+	_, err := k.load()
+	return err
+}
+
+func (k *ClientKey) read() ([]byte, error) {
+	if !k.Held.IsZero() {
+		return []byte(k.Held.Reveal()), nil
+	}
 	data, err := os.ReadFile(k.File)
 	if err != nil {
 		e := badKey("key_unreadable", "client key cannot be read: "+k.File)
@@ -121,11 +132,20 @@ func (k *ClientKey) load() (*jose.SigningKey, error) {
 		}
 		return nil, e
 	}
+	return data, nil
+}
+
+// load reads the key. Its errors name the file and show nothing of it.
+func (k *ClientKey) load() (*jose.SigningKey, error) {
+	data, err := k.read()
+	if err != nil {
+		return nil, err
+	}
 	key := jose.JSONWebKey{KeyID: k.KeyID, Algorithm: k.Algorithm}
 	if text := strings.TrimSpace(string(data)); strings.HasPrefix(text, "{") {
 		var own jose.JSONWebKey
 		if own.UnmarshalJSON([]byte(text)) != nil || own.IsPublic() {
-			return nil, badKey("key_unreadable", "client key "+k.File+" is not a private JSON Web Key")
+			return nil, badKey("key_unreadable", "client key "+k.name()+" is not a private JSON Web Key")
 		}
 		key.Key = own.Key
 		if key.KeyID == "" {
@@ -136,19 +156,19 @@ func (k *ClientKey) load() (*jose.SigningKey, error) {
 		}
 	} else {
 		if hint := keyTrouble(data); hint != "" {
-			return nil, badKey("key_unreadable", "client key "+k.File+" "+hint)
+			return nil, badKey("key_unreadable", "client key "+k.name()+" "+hint)
 		}
 		key.Key = firstKey(data)
 	}
 	fit, what := algorithmsFor(key.Key)
 	switch {
 	case len(fit) == 0:
-		return nil, badKey("key_unusable", "client key "+k.File+" "+what)
+		return nil, badKey("key_unusable", "client key "+k.name()+" "+what)
 	case key.Algorithm == "":
 		key.Algorithm = fit[0]
 	case !slices.Contains(fit, key.Algorithm):
 		return nil, badKey("key_unusable", fmt.Sprintf("client key %s cannot sign with %q; it is %s, for %s",
-			k.File, key.Algorithm, what, strings.Join(fit, ", ")))
+			k.name(), key.Algorithm, what, strings.Join(fit, ", ")))
 	}
 	return &jose.SigningKey{Algorithm: jose.SignatureAlgorithm(key.Algorithm), Key: key}, nil
 }
