@@ -300,3 +300,20 @@ func TestAPICollections(t *testing.T) {
 	a.call("PATCH", theirs, `{"collection_id":null}`, "If-Match: *").is(http.StatusOK)
 	a.call("DELETE", "/v1/collections/"+other, "", `If-Match: "1"`).is(http.StatusOK)
 }
+
+// TestAPIBehindAuthentication: who is signed in to the site is who calls, and the roles are those of the block.
+func TestAPIBehindAuthentication(t *testing.T) {
+	s := run(t, setup{connections: "stored_connections\n", site: basicAuth + "oauth2_api {\n role admin user:alice\n role viewer *\n}\nrespond nothing 404\n"})
+	ask := func(user, method, path, body string) answer {
+		req := s.request(method, "/oauth2/v1"+path, strings.NewReader(body), "Content-Type: application/json")
+		if user != "" {
+			req.SetBasicAuth(user, "open sesame")
+		}
+		return s.do(req)
+	}
+	ask("", "GET", "/secrets", "").want(t, http.StatusUnauthorized, "")
+	ask("bob", "GET", "/secrets", "").want(t, http.StatusOK, `"name":"api"`)
+	ask("bob", "POST", "/collections", `{"name":"x"}`).want(t, http.StatusForbidden, "forbidden")
+	ask("alice", "POST", "/collections", `{"name":"x"}`).want(t, http.StatusCreated, `"name":"x"`)
+	ask("alice", "GET", "/audit", "").want(t, http.StatusOK, `"caller":"alice"`)
+}

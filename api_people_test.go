@@ -17,6 +17,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/caddyserver/caddy/v2"
 )
 
 // connectAt serves the pages for connections of people, with a redirect URI that is known without a request.
@@ -361,4 +363,33 @@ func TestAPISigningKey(t *testing.T) {
 		a.call("POST", "/v1/secrets/oauth2", strings.Replace(strings.Replace(body, `{"id":"`+made.get("id")+`","kid":"k1"}`, wrong, 1), "billing", "other", 1)).is(http.StatusBadRequest)
 	}
 	a.call("POST", "/v1/secrets", `{"secret_type":"certificate","name":"bad","private_key":"x"}`).failed(http.StatusBadRequest, "validation_error", "private_key")
+}
+
+// TestStoredConnectionThatCannotBeUsed: one whose options do not hold any more is answered as a fault of the configuration, but not to who
+// only tries names of other tenants.
+func TestStoredConnectionThatCannotBeUsed(t *testing.T) {
+	up, auth := newUpstream(t, nil), newAuthServer(t)
+	with := setup{
+		connections: "stored_connections {\n endpoints 127.0.0.1\n}\n",
+		site: apiDirective + "route /named {\n oauth2_inject acme/billing {\n reverse_proxy " + up.url + "\n}\n}\nroute /any/* {\n oauth2_inject {http.request.header.X-Name} {\n reverse_proxy " + up.url +
+			"\n}\n}\nrespond nothing 404",
+	}
+	s := run(t, with)
+	a := &restSite{site: s, up: up, auth: auth}
+	a.call("POST", "/v1/secrets/oauth2", a.machine("billing", ""), "X-Tenant: acme").is(http.StatusCreated)
+	s.get("/named").want(t, http.StatusOK, "GET")
+	with.connections = strings.Replace(with.connections, "127.0.0.1", "elsewhere.test", 1) // the operator thinks again
+	with.idp = s.idp
+	if err := caddy.Load(adapt(t, s.config(with)), true); err != nil {
+		t.Fatal(err)
+	}
+	s.get("/named").want(t, http.StatusBadGateway, "client-refused")
+	s.get("/any/x", "X-Name: acme/billing").want(t, http.StatusForbidden, "unknown-connection")
+	s.get("/any/x", "X-Name: acme/none").want(t, http.StatusForbidden, "unknown-connection")
+	if got := a.call("GET", "/v1/secrets", "", "X-Tenant: acme").is(http.StatusOK); !strings.Contains(got.body, `"connection_status":"misconfigured"`) || !strings.Contains(got.body, "invalid_options") {
+		t.Errorf("got %s", got.body)
+	}
+	if !strings.Contains(logged.String(), "a stored connection cannot be used") {
+		t.Error("the log says nothing of it")
+	}
 }

@@ -71,6 +71,7 @@ func (a *App) put(ctx context.Context, key string, alter func(*entry) (*entry, e
 		err = nil
 	}
 	a.activate()
+	a.warnOfClashes()
 	return made, err
 }
 

@@ -22,6 +22,13 @@ func (h *Handler) choose(ctx context.Context, repl *caddy.Replacer) (*activeConn
 	if err != nil {
 		return nil, err
 	}
+	if conn == nil && h.spells(name) {
+		for _, full := range []string{name, name + "@" + h.environment()} {
+			if err := h.app.active.fault(full); err != nil {
+				return nil, &connection.Unavailable{ID: connection.ID{Connection: full}, Status: connection.StatusMisconfigured, Code: "invalid_options", Err: err}
+			}
+		}
+	}
 	if conn == nil || conn.entry != nil && !h.means(conn) {
 		return nil, fmt.Errorf("choose the connection: %q names none that there is", h.Connection)
 	}
@@ -30,6 +37,11 @@ func (h *Handler) choose(ctx context.Context, repl *caddy.Replacer) (*activeConn
 
 // environment is the one that this site is; "" = not said.
 func (h *Handler) environment() string { return cmp.Or(h.Environment, h.app.Environment) }
+
+// spells reports whether what leads into a tenant or an environment is written down with a name, and not given by a request.
+func (h *Handler) spells(name string) bool {
+	return (!strings.Contains(name, "/") || strings.Contains(h.Connection, "/")) && (!strings.Contains(name, "@") || strings.Contains(h.Connection, "@"))
+}
 
 // means reports whether a stored connection may be meant. A placeholder alone leads neither into a tenant nor into an environment:
 // the slash or the @ in front of them has to be written down.
@@ -53,11 +65,6 @@ func (a *App) find(ctx context.Context, name, environment string) (*activeConnec
 		}
 		c, _ = a.active.find(name, environment)
 	}
-	for _, full := range []string{name, name + "@" + environment} {
-		if err := a.active.fault(full); c == nil && err != nil {
-			return nil, &connection.Unavailable{ID: connection.ID{Connection: full}, Status: connection.StatusMisconfigured, Code: "invalid_options", Err: err}
-		}
-	}
 	return c, nil
 }
 
@@ -69,8 +76,10 @@ func (s *activeSet) find(name, environment string) (*activeConnection, bool) {
 	if c, ok := s.byName[name]; ok {
 		return c, true
 	}
-	if c, ok := s.stored[name+"@"+environment]; ok {
-		return c, true
+	if environment != "" {
+		if c, ok := s.stored[name+"@"+environment]; ok {
+			return c, true
+		}
 	}
 	c, ok := s.stored[name]
 	if !ok || environment != "" && environment != c.environment && !strings.Contains(path.Base(name), "@") {

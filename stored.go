@@ -108,7 +108,15 @@ func (a *App) follow(ctx context.Context) error {
 	}
 	err := a.catalog.sync(ctx, a.store)
 	a.activate()
+	a.warnOfClashes()
 	return err
+}
+
+// warnOfClashes names what is configured as well. Connections that are written inline are known last, so it is looked at again and again.
+func (a *App) warnOfClashes() {
+	for _, name := range a.active.clashes() {
+		a.active.warn(a.logger, fmt.Sprintf("connection %q is stored as well as configured; the configured one is used", name))
+	}
 }
 
 // activate puts what the catalog knows to use: every connection in each of its environments. What has not changed stays as it is.
@@ -143,9 +151,6 @@ func (a *App) activate() {
 		}
 	}
 	a.active.setStored(next, faults, version)
-	for _, name := range a.active.clashes() {
-		a.active.warn(a.logger, fmt.Sprintf("connection %q is stored as well as configured; the configured one is used", name))
-	}
 	a.engine.prune()
 	a.wake()
 }
