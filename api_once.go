@@ -89,8 +89,8 @@ func (s *recordStore) once(ctx context.Context, key string) (*onceV1, error) {
 
 // sweepOnce removes what is too old, by the storage's own time.
 func (s *recordStore) sweepOnce(ctx context.Context, tenant string) error {
-	keys, err := s.storage.List(ctx, onceDir(tenant), false)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	keys, err := s.list(ctx, onceDir(tenant), false)
+	if err != nil {
 		return err
 	}
 	for i, key := range keys {

@@ -239,10 +239,7 @@ func (s *recordStore) putPending(ctx context.Context, state string, p pendingV1)
 
 // sweepPending removes what is too old to be finished, by the storage's own time, and refuses when too much is left.
 func (s *recordStore) sweepPending(ctx context.Context, tenant string) error {
-	keys, err := s.storage.List(ctx, pendingDir(tenant), false)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
+	keys, err := s.list(ctx, pendingDir(tenant), false)
 	if err != nil {
 		return err
 	}

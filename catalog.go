@@ -283,8 +283,8 @@ func (s *recordStore) entriesAt(ctx context.Context, keys []string) (map[string]
 
 // entryKeys lists what is stored, whatever the index says.
 func (s *recordStore) entryKeys(ctx context.Context) ([]string, error) {
-	listed, err := s.storage.List(ctx, entryDir, false)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	listed, err := s.list(ctx, entryDir, false)
+	if err != nil {
 		return nil, err
 	}
 	var keys []string

@@ -24,7 +24,7 @@ const (
 	resealWindow = time.Second
 	resealLock   = 2 * time.Second // how long the lock of a record is waited for, to seal it anew; file storage looks every second
 	maxStuck     = 10              // how many records that cannot be sealed anew are named
-	listRetries  = 3               // file storage fails to list a directory in which something is deleted meanwhile
+	listRetries  = 20              // file storage fails to list a directory in which something is deleted meanwhile
 )
 
 // census says how many records each data key has sealed.
@@ -166,10 +166,7 @@ func (s *recordStore) reseal(ctx context.Context, key string, ring *envelope.Key
 // survey looks at everything below the storage root, whatever it is, and counts by which data key it is sealed. visit may change
 // that, and says what it is afterwards. Only what fails for the whole storage is an error.
 func (s *recordStore) survey(ctx context.Context, visit func(key string, id uint32) (uint32, error)) (*census, error) {
-	keys, err := s.storage.List(ctx, storageRoot, true)
-	for i := 0; i < listRetries && errors.Is(err, fs.ErrNotExist); i++ {
-		keys, err = s.storage.List(ctx, storageRoot, true)
-	}
+	keys, err := s.list(ctx, storageRoot, true)
 	if err != nil {
 		return nil, fmt.Errorf("list all records: %w", err)
 	}

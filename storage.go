@@ -124,13 +124,27 @@ func (s *recordStore) Archive(ctx context.Context, rec connection.Record) error 
 	return nil
 }
 
-// generations lists what is in the history, oldest first. File storage lists left-over temporary files and returns
-// fs.ErrNotExist for an empty prefix; other storages return an empty list.
-func (s *recordStore) generations(ctx context.Context, id connection.ID) ([]uint64, error) {
-	keys, err := s.storage.List(ctx, historyDir(id), false)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+// list returns the keys below one; none if it is not there. File storage says fs.ErrNotExist then, other storages return an empty list.
+// But file storage also says so when a file vanishes while it walks, such as the temporary file of a write: what is there would seem
+// to be gone. So it is asked again as long as there is something.
+func (s *recordStore) list(ctx context.Context, key string, recursive bool) ([]string, error) {
+	for i := 0; ; i++ {
+		keys, err := s.storage.List(ctx, key, recursive)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return keys, err
+		}
+		if _, gone := s.storage.Stat(ctx, key); errors.Is(gone, fs.ErrNotExist) {
+			return nil, nil
+		}
+		if i == listRetries {
+			return nil, err
+		}
 	}
+}
+
+// generations lists what is in the history, oldest first. File storage lists left-over temporary files as well.
+func (s *recordStore) generations(ctx context.Context, id connection.ID) ([]uint64, error) {
+	keys, err := s.list(ctx, historyDir(id), false)
 	if err != nil {
 		return nil, err
 	}
@@ -173,10 +187,7 @@ func (s *recordStore) records(ctx context.Context, id connection.ID) ([]connecti
 // each visits the current records of a connection, of all subjects and of none, until the visitor returns an error. Their keys are
 // digests, so each is opened to learn its subject. unreadable counts those that do not open.
 func (s *recordStore) each(ctx context.Context, id connection.ID, visit func(connection.Record) error) (unreadable int, err error) {
-	keys, err := s.storage.List(ctx, connectionDir(id), true)
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
-	}
+	keys, err := s.list(ctx, connectionDir(id), true)
 	if err != nil {
 		return 0, err
 	}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"unicode/utf8"
 
@@ -311,4 +312,41 @@ func TestStoreContract(t *testing.T) {
 		t.Helper()
 		return contractStore{storeIn(t, t.TempDir())}
 	})
+}
+
+// TestListingWhileWriting: file storage fails to walk a directory in which a file vanishes, as the temporary file of every write does.
+// What is there does not seem to be gone meanwhile.
+func TestListingWhileWriting(t *testing.T) {
+	t.Parallel()
+	s := storeIn(t, t.TempDir())
+	id := connection.ID{Connection: "api"}
+	old := connection.Record{ID: id, Current: connection.TokenSet{Generation: 1, AccessToken: secret.New("old")}}
+	if err := s.Archive(t.Context(), old); err != nil {
+		t.Fatal(err)
+	}
+	stop := make(chan struct{})
+	var writers sync.WaitGroup
+	for range 2 {
+		writers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if err := s.storage.Store(context.Background(), historyKey(id, 2), []byte("{}")); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	for range 500 {
+		if generations, err := s.generations(t.Context(), id); err != nil || len(generations) == 0 {
+			t.Errorf("the history holds %v, %v", generations, err)
+			break
+		}
+	}
+	close(stop)
+	writers.Wait()
 }
