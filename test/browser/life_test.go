@@ -5,10 +5,10 @@ package browser
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
-	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -53,13 +53,42 @@ func TestWholeLife(t *testing.T) {
 	if status := jane.open("/files"); status != http.StatusOK {
 		t.Errorf("after connecting again: status %d", status)
 	}
-	kept, err := filepath.Glob(filepath.Join(s.dir, "data", "caddy", "oauth2_inject", "tenants", "*", "connections", "*", "*", "history", "*.json"))
-	if err != nil || len(kept) != 10 {
-		t.Errorf("%d generations are kept, %v", len(kept), err)
-	}
+	s.remembers(t, "jane", stats.Outcome(lab.ClientWeb, "200"))
 	s.keepsSecrets(t, jane)
 	s.caddy.Stop(t)
 	s.caddy.KeepsSecrets(t, append(s.seen(), lab.Secret)...)
+}
+
+// remembers looks at the history of somebody who has connected again after more refreshes than are kept.
+func (s *site) remembers(t *testing.T, user string, granted int) {
+	t.Helper()
+	out, notes, code := s.caddy.Command(t, "oauth2-inject", "--config", s.caddy.Config(), "history", "drive", "--subject", user, "--json")
+	var versions []struct {
+		Version            uint64
+		Current            bool
+		Status, Reason, By string
+		Granted            []string  `json:"scopes_granted"`
+		IssuedAt           time.Time `json:"issued_at"`
+		ExpiresAt          time.Time `json:"expires_at"`
+	}
+	if err := json.Unmarshal([]byte(out), &versions); err != nil || code != 0 {
+		t.Fatalf("history: exit code %d, %v\n%s", code, err, notes)
+	}
+	if len(versions) != 11 { // the current one, and the ten before it
+		t.Fatalf("%d versions are kept: %s", len(versions), out)
+	}
+	now, consent, before := versions[0], versions[1], versions[2] // the request after connecting has replaced that token
+	if !now.Current || now.Reason != "requested" || consent.Reason != "authorized" || consent.By != user || len(consent.Granted) == 0 {
+		t.Errorf("the history begins with %+v and %+v", now, consent)
+	}
+	if before.Reason != "requested" || before.Version+1 != consent.Version || int(before.Version) != granted {
+		t.Errorf("before the second consent there was %+v; %d exchanges were granted until then", before, granted)
+	}
+	for _, one := range versions {
+		if one.IssuedAt.IsZero() || !one.ExpiresAt.After(one.IssuedAt) {
+			t.Errorf("the history holds %+v", one)
+		}
+	}
 }
 
 // load sends requests for somebody, eight at a time, until so many refreshes were answered.
