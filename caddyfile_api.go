@@ -19,6 +19,8 @@ func init() {
 	httpcaddyfile.RegisterDirective("oauth2_api", parseAPI)
 	// Behind authentication, and in front of oauth2_inject, whose block form answers all that reaches it.
 	httpcaddyfile.RegisterDirectiveOrder("oauth2_api", httpcaddyfile.Before, "request_header")
+	httpcaddyfile.RegisterDirective("oauth2_dashboard", parseDashboard)
+	httpcaddyfile.RegisterDirectiveOrder("oauth2_dashboard", httpcaddyfile.Before, "request_header")
 }
 
 // parseAPI parses the directive:
@@ -32,37 +34,63 @@ func init() {
 //		rate_limit <number>|off                    # requests a minute of each caller
 //	}
 func parseAPI(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
-	h.Next() // the directive's name
 	handler := &RestAPI{Path: defaultAPIPath}
-	if h.NextArg() {
-		handler.Path = strings.TrimSuffix(strings.TrimSuffix(h.Val(), "*"), "/")
-		if !strings.HasPrefix(h.Val(), "/") || handler.Path == "" || strings.ContainsAny(handler.Path, "*?#{%") {
-			return nil, h.Errf("%q is not the path of the API, such as /oauth2", h.Val())
+	if err := handler.parse(h); err != nil {
+		return nil, err
+	}
+	return serveBelow(handler.Path, handler, "oauth2_api"), nil
+}
+
+// parseDashboard parses the directive oauth2_dashboard, whose options are those of oauth2_api.
+func parseDashboard(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
+	handler := &Dashboard{RestAPI: RestAPI{Path: defaultDashboardPath}}
+	if err := handler.parse(h); err != nil {
+		return nil, err
+	}
+	return serveBelow(handler.Path, handler, "oauth2_dashboard"), nil
+}
+
+// serveBelow returns a route for all that is below a path, and for the path itself.
+func serveBelow(path string, handler any, name string) []httpcaddyfile.ConfigValue {
+	paths := []string{path + "/*"}
+	if name == "oauth2_dashboard" {
+		paths = append(paths, path)
+	}
+	return []httpcaddyfile.ConfigValue{{Class: "route", Value: caddyhttp.Route{
+		MatcherSetsRaw: caddyhttp.RawMatcherSets{caddy.ModuleMap{"path": caddyconfig.JSON(paths, nil)}},
+		HandlersRaw:    []json.RawMessage{caddyconfig.JSONModuleObject(handler, "handler", name, nil)},
+	}}}
+}
+
+// parse reads the path and the block.
+func (h *RestAPI) parse(d httpcaddyfile.Helper) error {
+	d.Next() // the directive's name
+	directive := d.Val()
+	if d.NextArg() {
+		h.Path = strings.TrimSuffix(strings.TrimSuffix(d.Val(), "*"), "/")
+		if !strings.HasPrefix(d.Val(), "/") || h.Path == "" || strings.ContainsAny(h.Path, "*?#{%") {
+			return d.Errf("%q is not a path for %s, such as /oauth2", d.Val(), directive)
 		}
 	}
-	if h.NextArg() {
-		return nil, h.ArgErr()
+	if d.NextArg() {
+		return d.ArgErr()
 	}
 	var seen []string
-	for h.NextBlock(0) {
-		name := h.Val()
+	for d.NextBlock(0) {
+		name := d.Val()
 		if name != "role" && slices.Contains(seen, name) {
-			return nil, h.Errf("%s is given twice", name)
+			return d.Errf("%s is given twice", name)
 		}
 		seen = append(seen, name)
-		if err := handler.parseOption(h.Dispenser); err != nil {
-			return nil, err
+		if err := h.parseOption(d.Dispenser, directive); err != nil {
+			return err
 		}
 	}
-	route := caddyhttp.Route{
-		MatcherSetsRaw: caddyhttp.RawMatcherSets{caddy.ModuleMap{"path": caddyconfig.JSON([]string{handler.Path + "/*"}, nil)}},
-		HandlersRaw:    []json.RawMessage{caddyconfig.JSONModuleObject(handler, "handler", "oauth2_api", nil)},
-	}
-	return []httpcaddyfile.ConfigValue{{Class: "route", Value: route}}, nil
+	return nil
 }
 
 // parseOption parses one line of the directive's block.
-func (h *RestAPI) parseOption(d *caddyfile.Dispenser) error {
+func (h *RestAPI) parseOption(d *caddyfile.Dispenser, directive string) error {
 	name, args := d.Val(), d.RemainingArgs()
 	switch {
 	case name == "role" && len(args) >= 2:
@@ -80,7 +108,7 @@ func (h *RestAPI) parseOption(d *caddyfile.Dispenser) error {
 	case slices.Contains([]string{"role", "all_tenants", "identity", "groups", "tenant", "rate_limit"}, name):
 		return d.ArgErr()
 	default:
-		return d.Errf("unknown option %q of oauth2_api; known are all_tenants, groups, identity, rate_limit, role and tenant", name)
+		return d.Errf("unknown option %q of %s; known are all_tenants, groups, identity, rate_limit, role and tenant", name, directive)
 	}
 	return nil
 }

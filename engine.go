@@ -36,6 +36,7 @@ type engine struct {
 	keyUses   keyUses
 
 	metrics *metrics
+	pulses  map[connection.ID]*pulse // by connection; guarded by mu
 	sweeps  sweeps
 
 	mu       sync.Mutex // guards the fields below; never held across I/O

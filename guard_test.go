@@ -472,8 +472,9 @@ func TestGuardFailClosed(t *testing.T) {
 		}),
 		map[string]int{
 			"handler.go Handler.hand": 1, "handler.go Handler.wear": 1,
-			"api_http.go RestAPI.ServeHTTP": 1, // likewise
-			"connect.go Connect.ServeHTTP":  1, // what is not under the path of the pages; they never touch a token
+			"api_http.go RestAPI.ServeHTTP":    1, // likewise
+			"connect.go Connect.ServeHTTP":     1, // what is not under the path of the pages; they never touch a token
+			"dashboard.go Dashboard.ServeHTTP": 1, // likewise
 		})
 	wantSites(t, "a request leaves with a token through send only, and without one only where nobody planned for one",
 		sites(t, func(_ *sourceFile, node ast.Node) bool {

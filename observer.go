@@ -97,6 +97,7 @@ func (a *App) observe(e connection.Event) {
 		entry.Write(logFields(e)...)
 	}
 	a.metrics.observe(e, signals)
+	a.engine.feel(e)
 	a.announcer.engine.alarmOf(e)
 	for _, one := range signals {
 		a.announce(one, e.ID.Connection, eventData(e))

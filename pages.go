@@ -9,6 +9,7 @@ import (
 	"html/template"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -64,8 +65,10 @@ var styleCSS string
 
 // templates are all pages, by file name. They share layout.html and one style sheet.
 var templates = template.Must(template.New("pages").Funcs(template.FuncMap{
-	"style": func() template.CSS { return template.CSS(styleCSS) },
-	"ago":   func(t time.Time) string { return ago(time.Since(t)) },
+	"style":  func() template.CSS { return template.CSS(styleCSS) },
+	"script": func() template.JS { return template.JS(dashboardScript) },
+	"ago":    func(t time.Time) string { return ago(time.Since(t)) },
+	"until":  func(t time.Time) string { return until(time.Until(t)) },
 }).ParseFS(templateFiles, "templates/*.html"))
 
 // pagePolicy is the Content-Security-Policy of all pages: they load nothing, run nothing, and have one style sheet, which is named
@@ -117,6 +120,17 @@ func render(w http.ResponseWriter, status int, name string, data any) error {
 	w.WriteHeader(status)
 	_, _ = w.Write(body.Bytes()) // an error would be logged with the request, whose query may hold a code
 	return nil
+}
+
+// until says how far away something is.
+func until(d time.Duration) string {
+	if d < 0 {
+		return ago(-d)
+	}
+	if said := ago(d); said != "just now" {
+		return "in " + strings.TrimSuffix(said, " ago")
+	}
+	return "in less than a minute"
 }
 
 // ago says how long something is past, as people do.

@@ -57,6 +57,12 @@ func (c *Caller) in(tenant, collection string) Role {
 	return best
 }
 
+// Role returns the caller's role in a tenant and a collection, so that nobody is offered what would be refused.
+func (c *Caller) Role(tenant, collection string) Role { return c.in(tenant, collection) }
+
+// Anywhere returns the best role that the caller has in any collection.
+func (c *Caller) Anywhere() Role { return c.anywhere() }
+
 // anywhere returns the best role that the caller has in any collection.
 func (c *Caller) anywhere() Role {
 	best := Nobody

@@ -27,6 +27,7 @@ type site struct {
 	api   *httptest.Server
 
 	global string // options of the Caddyfile
+	more   string // further directives of the site
 
 	mu     sync.Mutex // guards tokens
 	tokens []string   // distinct, as they came to the API
@@ -120,21 +121,22 @@ func (s *site) sites() string {
 	log {
 		output file %s
 	}
+	%s
 	oauth2_connect {
 		identity {http.request.cookie.user}
 	}
 	oauth2_inject /straight/* drive {
 		redirect_to_connect
-		reverse_proxy %[5]s
+		reverse_proxy %[6]s
 	}
 	@api not path /plain
 	oauth2_inject @api drive {
-		reverse_proxy %[5]s
+		reverse_proxy %[6]s
 	}
 	header /plain Content-Type text/html
 	respond /plain "<title>A page without a policy</title>"
 }
-`, s.url, cert, key, filepath.Join(s.dir, "access.log"), strings.TrimPrefix(s.api.URL, "http://"))
+`, s.url, cert, key, filepath.Join(s.dir, "access.log"), s.more, strings.TrimPrefix(s.api.URL, "http://"))
 }
 
 // accessLog returns what the site has logged of requests.
