@@ -201,7 +201,7 @@ func (a *App) startAlerts() {
 				return
 			}
 			now := time.Now()
-			for _, s := range a.announcer.engine.sourcesOf(a) {
+			for _, s := range a.engine.sourcesOf(a) {
 				snap, code := s.source.Snapshot(), ""
 				if snap.Status == connection.StatusPending {
 					continue // nobody has looked yet

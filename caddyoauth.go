@@ -115,7 +115,8 @@ type App struct {
 
 	ctx       caddy.Context
 	logger    *zap.Logger
-	engine    *engine
+	engine    *engine // of the process; set once, and used by flights that outlive this configuration
+	released  bool    // Cleanup has given it back
 	store     *recordStore
 	storageID string
 	tasks     *connection.Tasks
@@ -155,7 +156,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	a.engine, a.wake = engine, engine.wake
 	a.loop = newRefreshLoop(a.scheduled)
 	a.ready, a.health = new(atomic.Bool), new(healthCheck)
-	a.announcer, a.metrics = newAnnouncer(engine), engine.metrics
+	a.announcer, a.metrics = newAnnouncer(), engine.metrics
 	a.sweeper = newWorker()
 	a.rest = api.New(a.service())
 	a.engine.join(a)
@@ -293,7 +294,7 @@ func (a *App) Stop() error {
 
 // Cleanup releases what Provision took, however far it came.
 func (a *App) Cleanup() error {
-	if a.engine == nil {
+	if a.engine == nil || a.released {
 		return nil
 	}
 	a.loop.stop() // when Start of another app failed, Stop was not called
@@ -308,7 +309,7 @@ func (a *App) Cleanup() error {
 	a.stopPolling()
 	a.tasks.Close()
 	a.engine.leave(a)
-	a.engine = nil
+	a.released = true // the engine stays known: a flight that outlives this configuration still tells it how it ended
 	return releaseEngine()
 }
 

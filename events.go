@@ -34,13 +34,12 @@ type announcement struct {
 // in the caller and may take their time, which a flight does not have. It also looks for what ends soon.
 type announcer struct {
 	*worker
-	engine *engine          // to find who speaks once this configuration has ended
 	events *caddyevents.App // nil: nobody subscribes
 	queue  chan announcement
 }
 
-func newAnnouncer(engine *engine) *announcer {
-	return &announcer{worker: newWorker(), engine: engine, queue: make(chan announcement, eventBacklog)}
+func newAnnouncer() *announcer {
+	return &announcer{worker: newWorker(), queue: make(chan announcement, eventBacklog)}
 }
 
 // provisionEvents finds Caddy's events app. It is used if it is configured, and not loaded for our sake.
@@ -62,7 +61,7 @@ func (a *App) announce(s signal, name string, data map[string]any) {
 	a.metrics.event(name, s)
 	speaker := a
 	if a.announcer.ended() {
-		if speaker = a.announcer.engine.speaker(); speaker == nil {
+		if speaker = a.engine.speaker(); speaker == nil {
 			return
 		}
 	}
@@ -135,7 +134,7 @@ func (a *App) watch(now time.Time) {
 	for _, active := range a.active.all() {
 		a.watchCertificate(active, now)
 	}
-	for _, s := range a.announcer.engine.sourcesOf(a) {
+	for _, s := range a.engine.sourcesOf(a) {
 		if p := s.source.Current(); p != nil {
 			if end, soon := p.Ending(now); soon && !s.source.Snapshot().Status.NeedsPerson() {
 				a.tellEnd(s.source, p.Generation(), end)
@@ -157,11 +156,11 @@ func (a *App) watchCertificate(active *activeConnection, now time.Time) {
 	active.certificateEnds.Store(ends.Unix())
 	left := ends.Sub(now)
 	if left > min(certificateNotice, ends.Sub(begins)/certificateShare) {
-		a.announcer.engine.alarm(alert.Sighting{Connection: active.name, Member: alert.Certificate})
+		a.engine.alarm(alert.Sighting{Connection: active.name, Member: alert.Certificate})
 		return
 	}
-	a.announcer.engine.alarm(alert.Sighting{Connection: active.name, Member: alert.Certificate, Status: signalCertificate.name})
-	if !a.announcer.engine.told.first(active.name+" "+ends.String(), certificateEvery, now) {
+	a.engine.alarm(alert.Sighting{Connection: active.name, Member: alert.Certificate, Status: signalCertificate.name})
+	if !a.engine.told.first(active.name+" "+ends.String(), certificateEvery, now) {
 		return
 	}
 	a.logger.Warn(signalCertificate.text, zap.String("connection", active.name), zap.Time("not_after", ends), zap.Duration("left", left.Round(time.Minute)))

@@ -68,7 +68,7 @@ func (s *sweeps) firstNotice(id connection.ID, end time.Time) bool {
 
 // keepAlive is the work of the app's sweeper.
 func (a *App) keepAlive(ctx context.Context) {
-	engine, every := a.announcer.engine, a.sweepInterval()
+	engine, every := a.engine, a.sweepInterval()
 	for {
 		if !sleep(ctx, engine.sweeps.wait(time.Now())) {
 			return
@@ -101,7 +101,7 @@ func (a *App) sweep(ctx context.Context, c *activeConnection, every time.Duratio
 	_, err := a.store.each(ctx, c.key.id, func(rec connection.Record) error {
 		key := c.key
 		key.id = rec.ID
-		source := a.announcer.engine.glance(key)
+		source := a.engine.glance(key)
 		if end, soon := source.Ending(c.settings, rec); soon {
 			a.tellEnd(source, rec.Current.Generation, end)
 		}
@@ -128,7 +128,7 @@ func hopeless(u *connection.Unavailable) bool {
 
 // tellEnd tells, once, that only a person can go on soon.
 func (a *App) tellEnd(source *connection.Source, generation uint64, end time.Time) {
-	if !a.announcer.engine.sweeps.firstNotice(source.ID(), end) {
+	if !a.engine.sweeps.firstNotice(source.ID(), end) {
 		return
 	}
 	a.observe(connection.Event{

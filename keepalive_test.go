@@ -105,7 +105,7 @@ func newLifeLab(t *testing.T, storage *memoryStorage, server *idleServer, policy
 	core, logs := observer.New(zapcore.DebugLevel)
 	e := emptyEngine()
 	lab := &lifeLab{t: t, logs: logs, App: &App{
-		logger: zap.New(core), engine: e, announcer: newAnnouncer(e), metrics: newMetrics(e), sweeper: newWorker(), tasks: new(connection.Tasks), wake: func() {},
+		logger: zap.New(core), engine: e, announcer: newAnnouncer(), metrics: newMetrics(e), sweeper: newWorker(), tasks: new(connection.Tasks), wake: func() {},
 		active: &activeSet{byName: make(map[string]*activeConnection)},
 		store: &recordStore{storage: storage, history: defaultHistory, keys: newKeySource([]KeyEncryptionKey{storeKey(t, 1)},
 			filepath.Join(t.TempDir(), "unused.key"), zap.NewNop())},

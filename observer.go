@@ -98,7 +98,7 @@ func (a *App) observe(e connection.Event) {
 	}
 	a.metrics.observe(e, signals)
 	a.engine.feel(e)
-	a.announcer.engine.alarmOf(e)
+	a.engine.alarmOf(e)
 	for _, one := range signals {
 		a.announce(one, e.ID.Connection, eventData(e))
 	}

@@ -39,7 +39,7 @@ func startInstance(t *testing.T, files *memoryFiles, keks ...KeyEncryptionKey) *
 	logger := zap.New(core)
 	storage := &memoryStorage{memoryFiles: files}
 	store := &recordStore{storage: storage, history: defaultHistory, keys: newKeySource(keks, "", logger)}
-	i := &instance{App: &App{store: store, logger: logger, announcer: newAnnouncer(nil), metrics: newMetrics(nil)}, storage: storage, logs: logs}
+	i := &instance{App: &App{store: store, logger: logger, announcer: newAnnouncer(), metrics: newMetrics(nil)}, storage: storage, logs: logs}
 	i.keeper = newKeyKeeper(i.App, func() bool { return true })
 	return i
 }
