@@ -5,7 +5,8 @@ BENCH    ?= .
 PLUGIN   := github.com/caddyoauth/caddyoauth
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-parts unit integration browser xcaddy lint fuzz bench fmt clean
+# kms above all: there is a directory of that name, which make would take for what is to be made.
+.PHONY: help build test test-parts unit kms integration browser xcaddy lint fuzz bench fmt clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -13,8 +14,8 @@ help: ## this list
 build: ## bin/caddy: Caddy with the standard modules and this plugin
 	go build -o bin/caddy ./cmd/caddy
 
-test: ## everything: parts, unit, integration, browser, xcaddy; installs what it needs
-	@for step in test-parts unit integration browser xcaddy; do \
+test: ## everything: parts, unit, kms, integration, browser, xcaddy; installs what it needs
+	@for step in test-parts unit kms integration browser xcaddy; do \
 		scripts/timed $$step $(MAKE) --no-print-directory $$step || exit 1; \
 	done
 

@@ -7,6 +7,7 @@ import (
 	"go/token"
 	"io/fs"
 	"maps"
+	"os"
 	"path"
 	"path/filepath"
 	"regexp"
@@ -531,4 +532,55 @@ func TestGuardPackageComments(t *testing.T) {
 			t.Errorf("%s: a package comment says what the package is for, what it does not do and what it may import", dir)
 		}
 	}
+}
+
+// TestGuardEveryModuleIsTested: a Go module that no step of `make test` enters has tests that nobody runs.
+func TestGuardEveryModuleIsTested(t *testing.T) {
+	t.Parallel()
+	const rule = "`make test` runs the tests of every Go module of the tree"
+	raw, err := os.ReadFile("Makefile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	steps := wordsOf(t, raw, `(?m)^\t@for step in (.*); do`)
+	phony := wordsOf(t, raw, `(?m)^\.PHONY: (.*)$`)
+	modules, err := filepath.Glob("*/go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	deeper, err := filepath.Glob("*/*/go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	checked := 0
+	for _, file := range append(modules, deeper...) {
+		dir := filepath.ToSlash(filepath.Dir(file))
+		if strings.HasPrefix(dir, "tools/") {
+			continue // nothing but a version
+		}
+		checked++
+		enters := regexp.MustCompile(`(?m)^([a-z-]+):.*\n(?:\t.*\n)*?\t(?:go test -C ` + dir + ` |cd ` + dir + ` && go test )`)
+		target := enters.FindSubmatch(raw)
+		if target == nil || !slices.Contains(steps, string(target[1])) {
+			t.Errorf("%s: %s is not entered by a step of it", rule, dir)
+		}
+	}
+	if checked < 2 {
+		t.Errorf("found %d modules", checked)
+	}
+	for _, step := range steps {
+		if _, err := os.Stat(step); err == nil && !slices.Contains(phony, step) {
+			t.Errorf("%s: there is a file called %s, so make does nothing unless it is .PHONY", rule, step)
+		}
+	}
+}
+
+// wordsOf returns the words that the first group of a pattern finds.
+func wordsOf(t *testing.T, text []byte, pattern string) []string {
+	t.Helper()
+	found := regexp.MustCompile(pattern).FindSubmatch(text)
+	if found == nil {
+		t.Fatalf("nothing matches %s", pattern)
+	}
+	return strings.Fields(string(found[1]))
 }
