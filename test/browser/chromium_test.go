@@ -78,6 +78,14 @@ func (s *site) as(t *testing.T, name string) *person {
 	return p
 }
 
+// during is the same person for a part of the test.
+func (p *person) during(t *testing.T) *person {
+	t.Helper()
+	here := *p
+	here.t = t
+	return &here
+}
+
 // tab opens another tab in the same window.
 func (p *person) tab() *person {
 	p.t.Helper()

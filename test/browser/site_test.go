@@ -39,15 +39,22 @@ func newSite(t *testing.T) *site { t.Helper(); return startSite(t, (*site).conne
 // startSite is newSite with these connections; there must be one that is called drive.
 func startSite(t *testing.T, connections func(*site) string) *site {
 	t.Helper()
+	return startSiteAt(t, lab.Options{}, connections)
+}
+
+// startSiteAt is startSite with an authorization server of that kind.
+func startSiteAt(t *testing.T, options lab.Options, connections func(*site) string) *site {
+	t.Helper()
 	_, port, err := net.SplitHostPort(lab.FreeAddress(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := &site{url: "https://localhost:" + port, dir: t.TempDir()}
-	s.op = lab.StartOP(t, lab.Options{RedirectURIs: []string{s.url + "/connect/callback"}})
+	options.RedirectURIs = []string{s.url + "/connect/callback"}
+	s.op = lab.StartOP(t, options)
 	s.api = httptest.NewServer(http.HandlerFunc(s.serveAPI))
 	t.Cleanup(s.api.Close)
-	s.global = "oauth2_inject {\n\t\tencryption passphrase \"a passphrase of the browser tests\"\n" + connections(s) + "\t}\n"
+	s.global = "oauth2_inject {\n\t\tencryption passphrase \"" + passphrase + "\"\n" + connections(s) + "\t}\n"
 	s.caddy = lab.StartCaddy(t, s.dir, s.global, s.sites())
 	return s
 }
@@ -89,6 +96,9 @@ const (
 	scopes   = "scopes openid offline_access api:read"
 	secret   = "client_secret " + lab.Secret
 )
+
+// passphrase seals what the sites store.
+const passphrase = "a passphrase of the browser tests"
 
 // connections are one that works, one account for all, and some that have something wrong with them.
 func (s *site) connections() string {
