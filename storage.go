@@ -159,20 +159,44 @@ func (s *recordStore) generations(ctx context.Context, id connection.ID) ([]uint
 	return generations, nil
 }
 
+// A flight saves the new token set, and archives the one before it a moment later: in between that is nowhere.
+const (
+	archiveLooks  = 4                      // how often the history is read until it has the generation before the current one
+	archivePause  = 250 * time.Millisecond // between two looks
+	archiveWithin = 5 * time.Second        // how old a record is that nothing is archived beside any more; the gap will stay
+)
+
 // records returns everything that is kept of an ID, the current record at the end. What another instance removes meanwhile is
 // left out.
 func (s *recordStore) records(ctx context.Context, id connection.ID) ([]connection.Record, error) {
+	for look := 1; ; look++ {
+		all, err := s.look(ctx, id)
+		if err != nil || look == archiveLooks || !moving(all, time.Now()) {
+			return all, err
+		}
+		if !pauseFor(ctx, ctx, archivePause) {
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// look reads the current record first. If it is replaced meanwhile, the history has it, or what replaces it, as well.
+func (s *recordStore) look(ctx context.Context, id connection.ID) ([]connection.Record, error) {
+	current, err := s.Load(ctx, id)
+	stored := err == nil
+	if err != nil && !errors.Is(err, connection.ErrNotFound) {
+		return nil, err
+	}
 	generations, err := s.generations(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	keys := make([]string, 0, len(generations)+1)
-	for _, generation := range generations {
-		keys = append(keys, historyKey(id, generation))
-	}
 	var all []connection.Record
-	for _, key := range append(keys, recordKey(id)) {
-		rec, err := s.load(ctx, key, id)
+	for _, generation := range generations {
+		if stored && generation == current.Current.Generation {
+			continue
+		}
+		rec, err := s.load(ctx, historyKey(id, generation), id)
 		if errors.Is(err, connection.ErrNotFound) {
 			continue
 		}
@@ -181,7 +205,25 @@ func (s *recordStore) records(ctx context.Context, id connection.ID) ([]connecti
 		}
 		all = append(all, rec)
 	}
+	if stored {
+		all = append(all, current)
+	}
 	return all, nil
+}
+
+// moving reports whether records may have been read in the middle of a change: the generation before the current one is missing, or
+// one after it is there.
+func moving(all []connection.Record, now time.Time) bool {
+	last := len(all) - 1
+	if last < 0 || now.Sub(all[last].UpdatedAt) > archiveWithin {
+		return false
+	}
+	current := all[last].Current.Generation
+	if last == 0 {
+		return current > 1
+	}
+	before := all[last-1].Current.Generation
+	return before > current || before+1 < current
 }
 
 // each visits the current records of a connection, of all subjects and of none, until the visitor returns an error. Their keys are

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 	"unicode/utf8"
 
 	"github.com/caddyserver/certmagic"
@@ -229,6 +231,86 @@ func TestHistoryIsBounded(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(history, "note.json")); err != nil {
 		t.Errorf("a file that is none of ours was touched: %v", err)
 	}
+}
+
+// TestHistoryIsWholeDuringARefresh: whenever another instance stores a new token set and archives the one before, who reads everything
+// meanwhile misses none and sees none twice.
+func TestHistoryIsWholeDuringARefresh(t *testing.T) {
+	t.Parallel()
+	id := connection.ID{Connection: "api"}
+	for n := 0; ; n++ { // the operation of the reader before which a part of the refresh happens
+		reached := false
+		for _, part := range []string{"saved", "saved and archived", "archived"} {
+			synctest.Test(t, func(t *testing.T) {
+				files := newMemoryFiles()
+				writer, reader := startInstance(t, files).store, startInstance(t, files)
+				save := func(s *recordStore, generation uint64) {
+					rec := storedRecord(id, generation)
+					rec.UpdatedAt = time.Now()
+					if err := s.Save(t.Context(), rec); err != nil {
+						t.Error(err)
+					}
+				}
+				archive := func() {
+					if err := writer.Archive(t.Context(), storedRecord(id, 3)); err != nil {
+						t.Error(err)
+					}
+				}
+				for generation := uint64(1); generation <= 2; generation++ {
+					if err := writer.Archive(t.Context(), storedRecord(id, generation)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if save(writer, 3); part == "archived" {
+					save(writer, 4)
+				}
+				operations, last := 0, time.Now().Add((archiveLooks-1)*archivePause)
+				happened := false // before the last look
+				reader.storage.before = func(string, string) error {
+					if operations++; operations != n+1 {
+						return nil
+					}
+					reached, happened = true, time.Now().Before(last)
+					if part != "archived" {
+						save(writer, 4)
+					}
+					if part == "saved" {
+						time.AfterFunc(archivePause/2, archive)
+					} else {
+						archive()
+					}
+					return nil
+				}
+				records, err := reader.store.records(t.Context(), id)
+				var got []uint64
+				for _, rec := range records {
+					got = append(got, rec.Current.Generation)
+				}
+				if before, after := []uint64{1, 2, 3}, []uint64{1, 2, 3, 4}; err != nil || happened && !slices.Equal(got, after) && (part == "archived" || !slices.Equal(got, before)) {
+					t.Errorf("%s before operation %d: read the generations %v, %v", part, n+1, got, err)
+				}
+				time.Sleep(time.Second)
+			})
+		}
+		if !reached {
+			break
+		}
+	}
+	// A gap that stays is not waited for, but for a moment after a change.
+	synctest.Test(t, func(t *testing.T) {
+		store := startInstance(t, newMemoryFiles()).store
+		rec := storedRecord(id, 5)
+		for _, tt := range []struct{ old, wait time.Duration }{{0, (archiveLooks - 1) * archivePause}, {archiveWithin + time.Second, 0}} {
+			rec.UpdatedAt = time.Now().Add(-tt.old)
+			if err := store.Save(t.Context(), rec); err != nil {
+				t.Fatal(err)
+			}
+			began := time.Now()
+			if records, err := store.records(t.Context(), id); err != nil || len(records) != 1 || time.Since(began) != tt.wait {
+				t.Errorf("%d records after %v, %v", len(records), time.Since(began), err)
+			}
+		}
+	})
 }
 
 // TestUnreadableIsNotFoundNorOverwritten: whoever takes "unreadable" for "not there" writes over the only copy.
