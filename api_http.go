@@ -1,6 +1,7 @@
 package caddyoauth
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -93,12 +94,13 @@ func (h *RestAPI) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if !ours || !strings.HasPrefix(rest, "/") {
 		return next.ServeHTTP(w, r)
 	}
-	limit := h.RateLimit
-	if limit == 0 {
-		limit = defaultRateLimit
-	}
-	h.app.rest.Serve(w, r, rest, api.Access{Identify: h.identify, Address: clientAddress, Limit: limit, Prefix: h.path})
+	h.app.rest.Serve(w, r, rest, h.access())
 	return nil
+}
+
+// access says how requests come in here.
+func (h *RestAPI) access() api.Access {
+	return api.Access{Identify: h.identify, Address: clientAddress, Limit: cmp.Or(h.RateLimit, defaultRateLimit), Prefix: h.path}
 }
 
 // identify returns who calls. Its errors tell nothing of what there is.
@@ -120,7 +122,7 @@ func (h *RestAPI) identify(r *http.Request) (api.Caller, error) {
 		return api.Caller{}, api.Unauthorized()
 	}
 	if err := h.sameOrigin.Check(r); err != nil {
-		return api.Caller{}, api.CrossOrigin()
+		return api.Caller{Name: identity, Tenant: tenant}, api.CrossOrigin() // on whose behalf, for the audit log; with no role
 	}
 	groups, err := resolved(repl, h.Groups, "")
 	if err != nil {

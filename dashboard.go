@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -58,15 +59,27 @@ func (h *Dashboard) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddy
 	w.Header().Set("Content-Security-Policy", dashboardPolicy)
 	postsForms(w.Header())
 	v := &operatorVisit{Dashboard: h, w: w, r: r}
+	parts, ok := splitPath(rest)
 	var err error
-	if v.caller, err = h.identify(r); err != nil {
+	if v.caller, err = h.app.rest.Visit(r, actionOf(r.Method, parts), h.access()); err != nil {
 		return v.refused(err)
 	}
-	parts, ok := splitPath(rest)
 	if !ok {
 		return v.refused(api.NotFound())
 	}
 	return v.serve(parts)
+}
+
+// actionOf names what was tried, for the audit log, in words of ours.
+func actionOf(method string, parts []string) string {
+	if method == http.MethodPost {
+		for _, deed := range []string{"refresh", "revoke", "rollback", "authorize", "test"} {
+			if slices.Contains(parts, deed) {
+				return "dashboard." + deed
+			}
+		}
+	}
+	return "dashboard.visit"
 }
 
 // splitPath takes a path apart, as it was escaped: a subject may hold a slash.
@@ -150,9 +163,10 @@ func (v *operatorVisit) ask(method, path string, into any) error {
 	r.Method, r.URL, r.Body, r.ContentLength = method, target, http.NoBody, 0
 	r.Header.Del("Idempotency-Key")
 	answer := &kept{header: make(http.Header)}
-	v.app.rest.Serve(answer, r, target.EscapedPath(), api.Access{
-		Identify: func(*http.Request) (api.Caller, error) { return v.caller, nil }, Address: clientAddress, Prefix: v.path,
-	})
+	access := v.access()
+	access.Limit = 0 // the visit was counted
+	access.Identify = func(*http.Request) (api.Caller, error) { return v.caller, nil }
+	v.app.rest.Serve(answer, r, target.EscapedPath(), access)
 	var body struct {
 		Data  json.RawMessage
 		Error *struct{ Type, Message string }
@@ -185,9 +199,6 @@ func (k *kept) Write(p []byte) (int, error) { return k.body.Write(p) }
 // news tells the browser when something has changed, as server-sent events, so that it fetches the page anew. A stream ends by
 // itself, and the browser opens another: it holds up neither a reload nor the end of the program.
 func (v *operatorVisit) news() error {
-	if v.caller.Anywhere() < api.Viewer {
-		return v.refused(api.Unauthorized())
-	}
 	if v.streams.Add(1) > maxStreams {
 		v.streams.Add(-1)
 		v.w.Header().Set("Retry-After", "30")

@@ -3,8 +3,10 @@ package caddyoauth
 import (
 	"cmp"
 	"errors"
+	"math"
 	"net/http"
 	"net/url"
+	"strconv"
 
 	"github.com/caddyoauth/caddyoauth/internal/api"
 )
@@ -93,11 +95,16 @@ func (v *operatorVisit) refused(err error, acts ...act) error {
 	var refusal *api.Error
 	if errors.As(err, &refusal) {
 		p.Status, p.Tone, p.Detail, p.Code = refusal.Status, "off", refusal.Message, refusal.Type
+		if refusal.RetryAfter > 0 {
+			v.w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(refusal.RetryAfter.Seconds()))))
+		}
 		switch refusal.Status {
 		case http.StatusUnauthorized:
 			p.Title, p.Detail, p.Code = "Please sign in", "The dashboard is for those who are signed in to this site and have a role here.", ""
 		case http.StatusForbidden:
 			p.Title = "Not allowed"
+		case http.StatusTooManyRequests:
+			p.Tone, p.Title, p.Detail, p.Code = "weak", "That was too often", "You have asked for very many pages within a minute. Please wait a little while.", ""
 		case http.StatusNotFound:
 			p.Title, p.Detail, p.Code = "Nothing here", "There is no such connection, or it is not yours to see.", ""
 		}

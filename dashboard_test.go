@@ -4,17 +4,20 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 )
 
-// runDashboard starts a site with the dashboard and two connections: one of a machine, one account that all share.
-func runDashboard(t *testing.T) *site {
+// runDashboard starts a site with the dashboard and two connections: one of a machine, one account that all share. The pairs replace
+// parts of the directive.
+func runDashboard(t *testing.T, replaced ...string) *site {
 	t.Helper()
 	auth, up := newAuthServer(t), newUpstream(t, nil)
+	directive := strings.NewReplacer("oauth2_api {", "oauth2_dashboard /ops {", "tenant {http.request.header.X-Tenant}\n", "").Replace(apiDirective)
 	return run(t, setup{
 		connections: strings.Replace(auth.connection("drive", ""), "subject {http.auth.user.id}", "", 1),
-		site: strings.NewReplacer("oauth2_api {", "oauth2_dashboard /ops {", "tenant {http.request.header.X-Tenant}\n", "").Replace(apiDirective) +
+		site: strings.NewReplacer(replaced...).Replace(directive) +
 			"oauth2_inject api {\n reverse_proxy " + up.url + "\n}\n",
 	})
 }
@@ -86,12 +89,66 @@ func TestDashboardForgedForm(t *testing.T) {
 	if asked := s.idp.asked.Load() - before; asked != 0 {
 		t.Errorf("a forged form had the provider asked %d times", asked)
 	}
+	s.wantDenied("dashboard.refresh", http.StatusForbidden, "jane")
+}
+
+// wantDenied fails the test unless the last thing that the audit log has is that denied attempt.
+func (s *site) wantDenied(action string, status int, caller string) {
+	s.t.Helper()
+	trail := s.app().AuditTrail()
+	if len(trail) == 0 {
+		s.t.Fatalf("the audit log has nothing of %s", action)
+	}
+	if e := trail[0]; e.Action != action || e.Outcome != "denied" || e.Status != status || e.Caller != caller || e.Address != "127.0.0.1" {
+		s.t.Errorf("the audit log ends with %+v, want %s as %d by %q", e, action, status, caller)
+	}
+}
+
+// TestDashboardDeniedIsAudited: who tries what they may not leaves a trace, as on the API.
+func TestDashboardDeniedIsAudited(t *testing.T) {
+	s := runDashboard(t)
+	api := s.links()["api"]
+	s.dash("GET", "/ops", "").want(t, http.StatusUnauthorized, "sign in")
+	s.wantDenied("dashboard.visit", http.StatusUnauthorized, "")
+	s.dash("POST", api+"/revoke", "").want(t, http.StatusUnauthorized, "sign in")
+	s.wantDenied("dashboard.revoke", http.StatusUnauthorized, "")
+	s.dash("GET", "/ops/news", "others").want(t, http.StatusForbidden, "Not allowed")
+	s.wantDenied("dashboard.visit", http.StatusForbidden, "jane")
+	s.dash("POST", api+"/refresh", "viewers").want(t, http.StatusForbidden, "Not allowed")
+	s.wantDenied("token.refresh", http.StatusForbidden, "jane")
+	before := len(s.app().AuditTrail())
+	s.dash("GET", "/ops", "viewers").want(t, http.StatusOK, "Connections")
+	if trail := s.app().AuditTrail(); len(trail) != before {
+		t.Errorf("looking is in the audit log: %+v", trail[0])
+	}
+}
+
+// TestDashboardRateLimit: a visit counts once, however many answers its page is made of; the one too many says when to come again.
+func TestDashboardRateLimit(t *testing.T) {
+	s := runDashboard(t, "rate_limit 10000", "rate_limit 3")
+	for range 3 {
+		s.dash("GET", "/ops", "viewers").want(t, http.StatusOK, "Connections")
+	}
+	for _, path := range []string{"/ops", "/ops/news"} {
+		a := s.dash("GET", path, "viewers")
+		a.want(t, http.StatusTooManyRequests, "too often")
+		if after, err := strconv.Atoi(a.header.Get("Retry-After")); err != nil || after < 1 || after > 20 {
+			t.Errorf("%s: Retry-After is %q", path, a.header.Get("Retry-After"))
+		}
+	}
+	s.wantDenied("dashboard.visit", http.StatusTooManyRequests, "jane")
+	if a := s.do(s.request("GET", "/ops", nil, "X-User: joe", "X-Groups: viewers")); a.status != http.StatusOK {
+		t.Errorf("somebody else gets %d", a.status)
+	}
 }
 
 // TestDashboardSays: each state in words, what needs somebody first, and a count of what does.
 func TestDashboardSays(t *testing.T) {
 	s := runDashboard(t)
 	s.dash("POST", s.links()["api"]+"/refresh", "operators").wantTo(t, s.links()["api"]+"?done=refresh")
+	eventually(t, "the refresh is in the day's count", func() bool { // the same holds for what went well
+		return strings.Contains(s.dash("GET", "/ops", "viewers").body, "100 % of 1 refreshes in 24 h")
+	})
 	page := s.dash("GET", "/ops", "viewers").body
 	for _, want := range []string{"<strong>1</strong> of 2 needs somebody", "Active", "Not connected", "100 % of 1 refreshes in 24 h", "data-until"} {
 		if !strings.Contains(page, want) {
@@ -105,14 +162,16 @@ func TestDashboardSays(t *testing.T) {
 	s.dash("GET", s.links()["api"]+"?done=%3Cscript%3E", "viewers").want(t, http.StatusOK, "forced by jane")
 	s.idp.answers(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) })
 	s.dash("POST", s.links()["api"]+"/refresh", "operators").want(t, http.StatusServiceUnavailable, "That did not work")
-	s.dash("GET", "/ops", "viewers").want(t, http.StatusOK, "50 % of 2 refreshes")
+	eventually(t, "the failure is in the day's count", func() bool { // which is told of after the answer
+		return strings.Contains(s.dash("GET", "/ops", "viewers").body, "50 % of 2 refreshes")
+	})
 }
 
 // TestDashboardNews: the stream says nothing while nothing changes, says so when something does, and is not for strangers.
 func TestDashboardNews(t *testing.T) {
 	s := runDashboard(t)
 	s.dash("GET", "/ops/news", "").want(t, http.StatusUnauthorized, "sign in")
-	s.dash("GET", "/ops/news", "others").want(t, http.StatusUnauthorized, "sign in")
+	s.dash("GET", "/ops/news", "others").want(t, http.StatusForbidden, "Not allowed")
 	seen := regexp.MustCompile(`seen=([0-9a-f]+)`).FindStringSubmatch(s.dash("GET", "/ops", "viewers").body)
 	for old, want := range map[string]string{seen[1]: ": nothing new\n\n", "older": "id: " + seen[1] + "\ndata: changed\n\n"} {
 		resp, err := s.client.Do(s.request("GET", "/ops/news?seen="+old, nil, "X-User: jane", "X-Groups: viewers"))

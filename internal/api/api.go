@@ -200,8 +200,8 @@ func (c *call) admit() (err error) {
 		return nil
 	}
 	c.tenant = c.caller.Tenant
-	if wait := c.limits.wait(c.caller.Tenant+"\x00"+c.caller.Name, c.access.Limit); wait > 0 {
-		return &Error{Status: http.StatusTooManyRequests, Type: typeRate, Message: "too many requests; slow down", RetryAfter: wait}
+	if err = c.count(c.caller, c.access); err != nil {
+		return err
 	}
 	if c.route.global && !c.caller.AllTenants {
 		return forbidden("this is for callers that may act for all tenants")
@@ -243,21 +243,29 @@ func (c *call) finish(out *answer, err error) {
 	if !c.hidden && !c.route.audited(status) {
 		return
 	}
-	event := AuditEvent{
-		Time: time.Now().UTC(), Action: c.route.action, Outcome: "done", Status: status, Caller: c.caller.Name, Address: c.access.Address(c.r),
-		Tenant: c.tenant, Target: c.target, Name: c.name, Subject: c.vars["subject"], RequestID: c.id,
-	}
+	c.Record(AuditEvent{
+		Time: time.Now().UTC(), Action: c.route.action, Outcome: outcomeOf(status), Status: status, Caller: c.caller.Name, Address: c.access.Address(c.r),
+		Tenant: c.tenant, Target: c.target, Name: c.name, Subject: c.vars["subject"], RequestID: c.id, Detail: detailOf(err),
+	})
+}
+
+// outcomeOf puts a status into the audit log's words.
+func outcomeOf(status int) string {
 	switch {
-	case status == http.StatusUnauthorized, status == http.StatusForbidden, status == http.StatusNotFound, status == http.StatusTooManyRequests:
-		event.Outcome = "denied"
+	case isDenied(status), status == http.StatusNotFound:
+		return "denied"
 	case status >= http.StatusBadRequest:
-		event.Outcome = "failed"
+		return "failed"
 	}
+	return "done"
+}
+
+func detailOf(err error) string {
 	var refusal *Error
 	if errors.As(err, &refusal) {
-		event.Detail = refusal.Type
+		return refusal.Type
 	}
-	c.Record(event)
+	return ""
 }
 
 // write sends an answer.

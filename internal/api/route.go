@@ -41,11 +41,12 @@ type param struct {
 
 // audited reports whether the audit log has a line for an answer: for every change, and for whatever was denied.
 func (r *route) audited(status int) bool {
-	switch status {
-	case http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests:
-		return true
-	}
-	return r.method != http.MethodGet
+	return isDenied(status) || r.method != http.MethodGet
+}
+
+// isDenied reports whether a status says that the caller may not.
+func isDenied(status int) bool {
+	return status == http.StatusUnauthorized || status == http.StatusForbidden || status == http.StatusTooManyRequests
 }
 
 var environmentParam = param{name: "environment", doc: "Which environment of the secret. Default: the base environment."}
