@@ -6,7 +6,7 @@ PLUGIN   := github.com/caddyoauth/caddyoauth
 
 .DEFAULT_GOAL := help
 # kms above all: there is a directory of that name, which make would take for what is to be made.
-.PHONY: help build test test-parts unit kms integration browser xcaddy lint fuzz bench fmt clean
+.PHONY: help build test test-parts unit kms integration browser pictures xcaddy lint fuzz bench fmt clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,8 +31,11 @@ kms: ## the tests of the module kms/, against servers that stand in for key serv
 integration: test-parts ## the tests against real servers
 	go test -race -tags integration -count=1 -timeout 15m $$(scripts/packages-with '^//go:build.*\bintegration\b')
 
-browser: test-parts ## the pages of people in Chromium; PICTURES=DIR leaves pictures there
+browser: test-parts ## the pages of people and operators in Chromium; PICTURES=DIR leaves pictures there
 	go test -C test/browser -tags integration -count=1 -timeout 10m .
+
+pictures: test-parts ## takes the pictures of the documentation anew, into docs/img
+	DOCS_PICTURES=1 go test -C test/browser -tags integration -count=1 -run '^(TestConnect|TestDashboardStates)$$' .
 
 # Caddy's version is the one of go.mod. The build flags are go build's own, not xcaddy's -trimpath and tags, so that the
 # packages compiled here serve `make build` and `make lint` as well. The made-up version keeps go get from asking for

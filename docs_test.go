@@ -54,6 +54,57 @@ func TestDocumentedCaddyfiles(t *testing.T) {
 	}
 }
 
+var (
+	docPicture   = regexp.MustCompile(`\bimg/([\w-]+)\.png`)
+	madePicture  = regexp.MustCompile(`(?m)^\t"([\w-]+)": +\{`)
+	takenPicture = regexp.MustCompile(`\.picture\("([\w-]+)"\)`)
+)
+
+// TestPicturesAreTaken: the documentation shows the pictures that the browser tests take, all of them and no others. Whoever changes a
+// page takes them anew with `make pictures`.
+func TestPicturesAreTaken(t *testing.T) {
+	t.Parallel()
+	named := func(pattern *regexp.Regexp, globs ...string) []string {
+		var names []string
+		for _, glob := range globs {
+			files, err := filepath.Glob(glob)
+			if err != nil || len(files) == 0 {
+				t.Fatalf("there is no %s, %v", glob, err)
+			}
+			for _, file := range files {
+				text, err := os.ReadFile(file)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, match := range pattern.FindAllStringSubmatch(string(text), -1) {
+					names = append(names, match[1])
+				}
+			}
+		}
+		slices.Sort(names)
+		return slices.Compact(names)
+	}
+	shown := named(docPicture, "README.md", "docs/*.md", "docs/providers/*.md")
+	if made := named(madePicture, "test/browser/pictures_test.go"); len(made) == 0 || !slices.Equal(made, shown) {
+		t.Errorf("the tests know of %v, the documentation shows %v", made, shown)
+	}
+	if taken := named(takenPicture, "test/browser/*_test.go"); !slices.Equal(taken, shown) {
+		t.Errorf("the tests take %v, the documentation shows %v", taken, shown)
+	}
+	files, err := os.ReadDir("docs/img")
+	if err != nil || len(files) != len(shown) {
+		t.Fatalf("docs/img has %d files, the documentation shows %d, %v", len(files), len(shown), err)
+	}
+	for _, file := range files {
+		if name, png := strings.CutSuffix(file.Name(), ".png"); !png || !slices.Contains(shown, name) {
+			t.Errorf("nothing shows docs/img/%s", file.Name())
+		}
+		if info, err := file.Info(); err != nil || info.Size() > 150_000 {
+			t.Errorf("docs/img/%s is too large, %v", file.Name(), err)
+		}
+	}
+}
+
 // TestQuirksAreDocumented: each option has a row.
 func TestQuirksAreDocumented(t *testing.T) {
 	t.Parallel()

@@ -36,7 +36,9 @@ func TestConnect(t *testing.T) {
 
 	jane.open("/connect")
 	jane.reads("jane.doe@example.com", "Connected · refreshed just now", "Signed in as jane", "Not connected · shared by all who use this site")
-	jane.pictures("accounts")
+	jane.picture("connect-accounts-light")
+	jane.picture("connect-accounts-dark")
+	jane.look(desk, "light")
 	jane.do(chromedp.Click(`//summary[starts-with(normalize-space(), "Permissions")]`, chromedp.BySearch),
 		chromedp.Click(`//summary[starts-with(normalize-space(), "For the operator")]`, chromedp.BySearch))
 	jane.reads("api:read", s.url+"/connect/callback")

@@ -78,7 +78,7 @@ var shownStates = []shownState{
 	{connection: "billing", word: "Active", also: []string{"token ends in 59 min"}, buttons: ofMachines + ", Revoke",
 		bring: func(s *troubles) { s.refresh("billing") }},
 	{connection: "mail", word: "Active", also: []string{"team@example.com"}, buttons: "Reauthorize, Refresh now, Test, Revoke",
-		bring: func(s *troubles) { s.connect("mail") }},
+		bring: func(s *troubles) { s.connect("mail"); s.refresh("mail") }},
 }
 
 // troubles is a site whose connections are each in another state.
@@ -100,7 +100,7 @@ func troubled(t *testing.T) *troubles {
 			return fmt.Sprintf("\t\tconnection %s {\n\t\t\t%s\n\t\t\tclient_id %s\n\t\t\tclient_secret %s\n\t\t\tscopes api:read\n\t\t}\n", name, token, lab.ClientLong, secret)
 		}
 		test := "test_call GET " + s.op.Issuer() + "/me {\n\t\t\t\tid sub\n\t\t\t\tlabel sub\n\t\t\t}\n\t\t\tallow_hosts 127.0.0.1"
-		return account("drive", ofPerson) + account("mail", test) + account("chat") + account("newsletter") + account("crm") + account("wiki") +
+		return account("drive", ofPerson) + account("mail", test, "provider google", "client_auth client_secret_basic") + account("chat") + account("newsletter") + account("crm") + account("wiki") +
 			s.connection("storage", token, secret, "scopes offline_access api:read") +
 			account("calendar", "keep_alive off") + account("archive", "idle_after 1s") +
 			machine("payments", "wrong") + machine("invoices", lab.Secret) + machine("reports", lab.Secret) + machine("billing", lab.Secret)
@@ -213,4 +213,10 @@ func TestDashboardStates(t *testing.T) {
 			ops.inspect("state-" + want.connection)
 		})
 	}
+	s.ops.open("/ops")
+	s.ops.picture("dashboard-light")
+	s.ops.picture("dashboard-dark")
+	s.ops.picture("dashboard-phone")
+	s.page("mail")
+	s.ops.picture("dashboard-connection")
 }
