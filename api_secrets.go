@@ -58,7 +58,10 @@ func (s apiService) Create(ctx context.Context, by string, draft api.Draft) (api
 	h := held{entry: made}
 	s.fetchFirst(ctx, made)
 	out := s.summary(h)
-	s.addState(ctx, h, &out)
+	seen := s.lookAt(ctx, h, "")
+	if made.Kind == kindOAuth2 {
+		out.ConnectionStatus, out.ConnectionError = &seen.status, seen.code
+	}
 	return out, nil
 }
 

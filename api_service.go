@@ -105,7 +105,7 @@ func (s apiService) List(ctx context.Context, states bool) ([]api.Secret, error)
 	for _, one := range s.held() {
 		secret := s.summary(one)
 		if states {
-			s.addState(ctx, one, &secret)
+			s.addStanding(ctx, one, &secret)
 		}
 		all = append(all, secret)
 	}
@@ -162,55 +162,6 @@ func (a *App) presetOf(name string) string {
 	return ""
 }
 
-// addState adds how a connection is.
-func (s apiService) addState(ctx context.Context, h held, to *api.Secret) {
-	if h.entry != nil && h.entry.Kind != kindOAuth2 {
-		return
-	}
-	status, code := s.stateOf(ctx, h, "")
-	to.ConnectionStatus, to.ConnectionError = &status, code
-}
-
-// stateOf returns how a connection is in an environment, and the code of what is wrong.
-func (s apiService) stateOf(ctx context.Context, h held, environment string) (status, code string) {
-	c := h.configured
-	if h.entry != nil {
-		name := fullName(h.entry.Tenant, h.entry.Name, environment, h.entry.BaseEnvironment)
-		if s.active.fault(name) != nil {
-			return string(connection.StatusMisconfigured), "invalid_options"
-		}
-		if _, clash := s.active.configured(name); clash {
-			return string(connection.StatusMisconfigured), "shadowed_by_configuration"
-		}
-		var ok bool
-		if c, ok = s.active.getStored(name); !ok {
-			return "not_connected", ""
-		}
-	}
-	if c.subject != "" {
-		return "per_subject", ""
-	}
-	view, err := s.View(ctx, Ref{Connection: c.name})
-	if err != nil {
-		code = "storage"
-	}
-	if code = cmp.Or(view.Code, code); code == "" && view.Attempts > 0 {
-		code = "unspecified" // the server gave none
-	}
-	return connectionStatus(view.Status), code
-}
-
-// connectionStatus puts the status of a token set into the API's words.
-func connectionStatus(status string) string {
-	switch connection.Status(status) {
-	case connection.StatusActive:
-		return "connected"
-	case connection.StatusPending, connection.StatusAuthorizationRequired:
-		return "not_connected"
-	}
-	return status
-}
-
 // Describe implements api.Secrets.
 func (s apiService) Describe(ctx context.Context, id string) (api.SecretDetail, error) {
 	for _, h := range s.held() {
@@ -223,12 +174,8 @@ func (s apiService) Describe(ctx context.Context, id string) (api.SecretDetail, 
 
 func (s apiService) detail(ctx context.Context, h held) api.SecretDetail {
 	out := api.SecretDetail{Secret: s.summary(h)}
-	s.addState(ctx, h, &out.Secret)
-	var name string
-	if h.configured != nil {
-		name = h.configured.name
-	} else {
-		e := h.entry
+	seen := s.addStanding(ctx, h, &out.Secret)
+	if e := h.entry; e != nil {
 		out.Description, out.CreatedAt, out.UpdatedAt, out.CreatedBy, out.UpdatedBy = e.Note, &e.CreatedAt, &e.UpdatedAt, e.CreatedBy, e.UpdatedBy
 		if e.Kind == kindCertificate {
 			out.Certificate = describeCertificate(e)
@@ -240,17 +187,14 @@ func (s apiService) detail(ctx context.Context, h held) api.SecretDetail {
 				out.Environments = make(map[string]api.Environment)
 			}
 			overrides := e.Environments[environment]
-			status, _ := s.stateOf(ctx, h, environment)
 			out.Environments[environment] = api.Environment{
-				Options: shown(overrides), SecretOptions: slices.Sorted(maps.Keys(overrides.hidden)), ConnectionStatus: status,
+				Options: shown(overrides), SecretOptions: slices.Sorted(maps.Keys(overrides.hidden)), ConnectionStatus: s.lookAt(ctx, h, environment).status,
 			}
 		}
-		name = fullName(e.Tenant, e.Name, "", "")
 	}
-	if c, ok := s.active.get(name); ok && c.entry == h.entry && c.subject == "" {
-		if view, err := s.View(ctx, Ref{Connection: name}); err == nil {
-			token := tokenOf(view)
-			out.Token = &token
+	if c := seen.connection; out.Token != nil && !seen.state.Status.NeedsPerson() {
+		if found, err := s.others(ctx, c, c.key.id, seen.state.Consent); err == nil { // a note that cannot be read is no reason to see nothing
+			out.Token.Also, out.Token.SameToken = s.neighbours(Ref{Connection: c.name}, found.owners), found.sameToken
 		}
 	}
 	return out

@@ -96,11 +96,11 @@ func (t apiTokens) Revoke(ctx context.Context, ref api.Ref) (api.Ended, error) {
 }
 
 // neighbours counts those of the same tenant. Others are nobody's business, and who they are is for who may see them.
-func (t apiTokens) neighbours(own Ref, owners []Owner) int {
-	c, _ := t.active.get(own.Connection)
+func (a *App) neighbours(own Ref, owners []Owner) int {
+	c, _ := a.active.get(own.Connection)
 	count := 0
 	for _, owner := range owners {
-		if other, ok := t.active.get(owner.Connection); ok && c != nil && other.key.id.Tenant == c.key.id.Tenant {
+		if other, ok := a.active.get(owner.Connection); ok && c != nil && other.key.id.Tenant == c.key.id.Tenant {
 			count++
 		}
 	}
@@ -111,6 +111,9 @@ func (t apiTokens) neighbours(own Ref, owners []Owner) int {
 func (t apiTokens) view(own Ref, view TokenView, err error) (api.Token, error) {
 	token := tokenOf(view)
 	token.Also, token.SameToken = t.neighbours(own, view.Also), view.SameToken
+	if c, ok := t.active.get(own.Connection); ok {
+		token.Actions = t.actionsOn(c, token)
+	}
 	return token, err
 }
 
@@ -145,7 +148,7 @@ func (t apiTokens) History(ctx context.Context, ref api.Ref) ([]api.Version, err
 		for _, g := range generations {
 			versions = append(versions, api.Version{
 				Version: g.Generation, Current: g.Current, Status: g.Status, Reason: g.Reason, By: g.By, IssuedAt: g.IssuedAt, ExpiresAt: g.ExpiresAt,
-				Granted: g.Granted, AccountID: g.AccountID, Label: g.Label,
+				Granted: g.Granted, AccountID: g.AccountID, Label: g.Label, CanRollBack: g.CanRollBack,
 			})
 		}
 		return versions, err

@@ -251,6 +251,7 @@ func (e *engine) drop() {
 		}
 	}
 	e.forgetStandings()
+	e.forgetPulses()
 	for key := range e.metadata {
 		if !slices.ContainsFunc(e.apps, func(other *App) bool { return other.discovers(key) }) {
 			delete(e.metadata, key)

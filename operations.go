@@ -81,6 +81,8 @@ type GenerationView struct {
 	Granted    []string   `json:"scopes_granted,omitempty"`
 	AccountID  string     `json:"account_id,omitempty"`
 	Label      string     `json:"label,omitempty"`
+
+	CanRollBack bool `json:"can_roll_back,omitempty"` // as things are now
 }
 
 // SubjectList is what is stored of a connection that has a token set for each subject.
@@ -152,7 +154,7 @@ func asOperation(err error) error {
 
 // History returns every generation that is kept, the newest first.
 func (a *App) History(ctx context.Context, ref Ref) ([]GenerationView, error) {
-	_, key, err := a.resolve(ref)
+	c, key, err := a.resolve(ref)
 	if err != nil {
 		return nil, err
 	}
@@ -160,7 +162,7 @@ func (a *App) History(ctx context.Context, ref Ref) ([]GenerationView, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrStorage, err)
 	}
-	views := make([]GenerationView, 0, len(records))
+	views, source := make([]GenerationView, 0, len(records)), a.engine.glance(key)
 	for i, rec := range slices.Backward(records) {
 		if rec.Current.Generation == 0 {
 			continue // nothing but a failure is stored
@@ -169,6 +171,7 @@ func (a *App) History(ctx context.Context, ref Ref) ([]GenerationView, error) {
 		view := GenerationView{
 			Generation: set.Generation, Current: i == len(records)-1, Status: string(rec.Status), Reason: string(set.Reason), By: set.By,
 			IssuedAt: known(set.IssuedAt), ExpiresAt: known(set.ExpiresAt), Granted: granted(set.Scope, set.Consent),
+			CanRollBack: c.needsPerson() && source.CanRollBack(records, set.Generation, c.settings),
 		}
 		if set.Consent != nil {
 			view.AccountID, view.Label = set.Consent.AccountID, set.Consent.Label

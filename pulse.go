@@ -1,6 +1,7 @@
 package caddyoauth
 
 import (
+	"maps"
 	"sync"
 	"time"
 
@@ -54,7 +55,7 @@ func (p *pulse) day(now time.Time) (hours [24]hour) {
 	return hours
 }
 
-// pulseOf returns the pulse of a connection; nil if there are too many.
+// pulseOf returns the pulse of a connection, made when there is none; nil if there are too many.
 func (e *engine) pulseOf(id connection.ID) *pulse {
 	id.Subject = ""
 	e.mu.Lock()
@@ -68,6 +69,17 @@ func (e *engine) pulseOf(id connection.ID) *pulse {
 		e.pulses[id] = one
 	}
 	return one
+}
+
+// forgetPulses drops those of connections that no configuration has any more. The caller holds mu.
+func (e *engine) forgetPulses() {
+	known := make(map[connection.ID]bool)
+	for _, app := range e.apps {
+		for _, c := range app.active.all() {
+			known[c.key.id] = true
+		}
+	}
+	maps.DeleteFunc(e.pulses, func(id connection.ID, _ *pulse) bool { return !known[id] })
 }
 
 // feel notes an event in the pulse of its connection, if the token endpoint was asked.

@@ -52,6 +52,14 @@ func secretOf(id, name, tenant, collection string) Secret {
 	return s
 }
 
+// standingOf is a secret of ours with all that there is to know of it.
+func standingOf(id string) Secret {
+	s := secretOf(id, "x", "acme", ourShop)
+	s.Token = &Token{Status: "active", Actions: []string{"authorize", "refresh", "test", "revoke"}}
+	s.Standing = &Standing{Personal: true, LastDay: []Hour{{Succeeded: 1, AverageMS: 1}}, SubjectCounts: map[string]int{"active": 1}}
+	return s
+}
+
 type (
 	fakeSecrets     struct{ *fake }
 	fakeTokens      struct{ *fake }
@@ -66,10 +74,10 @@ func (f fakeSecrets) List(context.Context, bool) ([]Secret, error) {
 func (f fakeSecrets) Describe(_ context.Context, id string) (SecretDetail, error) {
 	now := time.Unix(1, 0).UTC()
 	return SecretDetail{
-		Secret: secretOf(id, "x", "acme", ourShop), Description: "x", CreatedAt: &now, UpdatedAt: &now, CreatedBy: "x", UpdatedBy: "x",
+		Secret: standingOf(id), Description: "x", CreatedAt: &now, UpdatedAt: &now, CreatedBy: "x", UpdatedBy: "x",
 		Options: map[string]json.RawMessage{"client_id": json.RawMessage(`"x"`)}, SecretOptions: []string{"client_secret"},
 		Environments: map[string]Environment{"staging": {Options: map[string]json.RawMessage{}, SecretOptions: []string{}, ConnectionStatus: "connected"}},
-		Token:        &Token{Status: "active"}, Certificate: &Certificate{},
+		Certificate:  &Certificate{},
 	}, f.reach("describe")
 }
 
@@ -105,13 +113,13 @@ func (f fakeTokens) Authorize(context.Context, Ref) (Link, error) {
 	return Link{AuthorizeURL: "/connect"}, f.reach("authorize")
 }
 func (f fakeTokens) History(context.Context, Ref) ([]Version, error) {
-	return []Version{{Version: 1}}, f.reach("history")
+	return []Version{{Version: 1, CanRollBack: true}}, f.reach("history")
 }
 func (f fakeTokens) RollBack(context.Context, Ref, uint64) (Token, error) {
 	return Token{Status: "active"}, f.reach("rollback")
 }
 func (f fakeTokens) Subjects(context.Context, Ref) ([]Token, error) {
-	return []Token{{Subject: "jane", Status: "active"}}, f.reach("subjects")
+	return []Token{{Subject: "jane", Status: "active"}, {Subject: "kim", Status: "active"}, {Subject: "zoe", Status: "revoked"}}, f.reach("subjects")
 }
 
 func (f fakeCollections) List(context.Context) ([]Collection, error) {

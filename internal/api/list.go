@@ -56,7 +56,18 @@ func (c *call) listSecrets() (*answer, error) {
 		}
 		return order
 	})
-	return page(c, all), nil
+	var sum tally
+	for i := range all {
+		sum.add(deref(all[i].ConnectionStatus), all[i].urgency())
+	}
+	out := page(c, all)
+	sum.into(&out.meta)
+	for i, rows := 0, out.data.([]Secret); i < len(rows); i++ {
+		if c.complete(&rows[i]); !c.query.Has("expand") {
+			rows[i].Token, rows[i].Standing = nil, nil
+		}
+	}
+	return out, nil
 }
 
 // wanted applies the filters of the query.
@@ -80,6 +91,8 @@ func compareBy(field string, a, b Secret) int {
 		return a.UpdatedAt.Compare(b.UpdatedAt)
 	case "provider":
 		return cmp.Compare(deref(a.Provider), deref(b.Provider))
+	case "attention":
+		return cmp.Compare(a.urgency(), b.urgency())
 	case "connection_status":
 		return cmp.Compare(deref(a.ConnectionStatus), deref(b.ConnectionStatus))
 	}

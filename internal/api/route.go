@@ -51,6 +51,8 @@ func isDenied(status int) bool {
 
 var environmentParam = param{name: "environment", doc: "Which environment of the secret. Default: the base environment."}
 
+var subjectSort = param{name: "sort", doc: "By what; a minus in front turns it round. Default: subject.", enum: []string{"subject", "-subject", "attention", "-attention"}}
+
 // pageParams are those of every list.
 var pageParams = []param{
 	{name: "page", doc: "From 1 on.", number: true}, {name: "per_page", doc: "From 1 to 200. Default: 50.", number: true},
@@ -66,7 +68,9 @@ var listParams = append([]param{
 	{name: "tenant", doc: "Only those of this tenant. For callers that may see several."},
 	{name: "sort", doc: "By what; a minus in front turns it round. Default: name.", enum: []string{
 		"name", "-name", "created_at", "-created_at", "updated_at", "-updated_at", "provider", "-provider", "connection_status", "-connection_status",
+		"attention", "-attention",
 	}},
+	{name: "expand", doc: "standing: also the token set of each connection, and how it fares.", enum: []string{"standing"}},
 }, pageParams...)
 
 // routes is the table. It is filled in init, since the handlers of the OpenAPI document read it.
@@ -92,7 +96,7 @@ func secretRoutes() []*route {
 		{method: "DELETE", path: "/v1/secrets/{id}", action: "secret.delete", role: Admin, match: true,
 			doc: "Revokes all its tokens and removes it.", answer: Ended{}, status: 200, find: (*call).findSecret, handle: (*call).deleteSecret},
 		{method: "GET", path: "/v1/secrets/{id}/subjects", action: "subject.list", role: Viewer, doc: "Lists whose token sets there are.",
-			params: append([]param{environmentParam}, pageParams...), answer: Token{}, list: true, status: 200,
+			params: append([]param{environmentParam, subjectSort}, pageParams...), answer: Token{}, list: true, status: 200,
 			find: (*call).findSecret, handle: (*call).listSubjects},
 		{method: "GET", path: "/v1/secrets/{id}/subjects/{subject}", action: "subject.get", role: Viewer, doc: "Shows the state of one subject's token set.",
 			params: []param{environmentParam}, answer: Token{}, status: 200, find: (*call).findSecret, handle: (*call).viewToken},

@@ -1,10 +1,12 @@
 package api
 
 import (
+	"cmp"
 	"encoding/json"
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // findSecret looks up the secret that the path names. One that the caller must not know of is not there.
@@ -146,6 +148,7 @@ func (c *call) getSecret() (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.complete(&detail.Secret)
 	return &answer{status: http.StatusOK, data: detail, revision: detail.Revision}, nil
 }
 
@@ -167,6 +170,7 @@ func (c *call) updateSecret() (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.complete(&detail.Secret)
 	return &answer{status: http.StatusOK, data: detail, revision: detail.Revision}, nil
 }
 
@@ -195,8 +199,13 @@ func ok[T any](data T, err error) (*answer, error) {
 	return &answer{status: http.StatusOK, data: data}, nil
 }
 
-func (c *call) viewToken() (*answer, error) { return ok(c.Tokens.View(c.r.Context(), c.ref())) }
-func (c *call) refresh() (*answer, error)   { return ok(c.Tokens.Refresh(c.r.Context(), c.ref())) }
+// token answers 200 with a token set, and what the caller may do with it.
+func (c *call) token(token Token, err error) (*answer, error) {
+	return ok(c.allowed(token, c.secret), err)
+}
+
+func (c *call) viewToken() (*answer, error) { return c.token(c.Tokens.View(c.r.Context(), c.ref())) }
+func (c *call) refresh() (*answer, error)   { return c.token(c.Tokens.Refresh(c.r.Context(), c.ref())) }
 func (c *call) test() (*answer, error)      { return ok(c.Tokens.Test(c.r.Context(), c.ref())) }
 func (c *call) revoke() (*answer, error)    { return ok(c.Tokens.Revoke(c.r.Context(), c.ref())) }
 func (c *call) authorize() (*answer, error) { return ok(c.Tokens.Authorize(c.r.Context(), c.ref())) }
@@ -209,6 +218,11 @@ func (c *call) versions() (*answer, error) {
 	if versions == nil {
 		versions = []Version{}
 	}
+	if c.caller.in(c.secret.Tenant, deref(c.secret.CollectionID)) < roleFor("token.rollback") {
+		for i := range versions {
+			versions[i].CanRollBack = false
+		}
+	}
 	return &answer{status: http.StatusOK, data: versions}, nil
 }
 
@@ -217,7 +231,7 @@ func (c *call) rollBack() (*answer, error) {
 	if err != nil || n == 0 {
 		return nil, NotFound()
 	}
-	return ok(c.Versions.RollBack(c.r.Context(), c.ref(), n))
+	return c.token(c.Versions.RollBack(c.r.Context(), c.ref(), n))
 }
 
 func (c *call) listSubjects() (*answer, error) {
@@ -225,5 +239,23 @@ func (c *call) listSubjects() (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return page(c, subjects), nil
+	var sum tally
+	for _, token := range subjects {
+		sum.add(token.Status, urgencyOf(token.Status))
+	}
+	if by, down := strings.CutPrefix(c.query.Get("sort"), "-"); by != "" {
+		slices.SortStableFunc(subjects, func(a, b Token) int {
+			order := cmp.Compare(a.Subject, b.Subject)
+			if by == "attention" {
+				order = cmp.Or(cmp.Compare(urgencyOf(a.Status), urgencyOf(b.Status)), order)
+			}
+			if down {
+				return -order
+			}
+			return order
+		})
+	}
+	out := page(c, subjects)
+	sum.into(&out.meta)
+	return out, nil
 }

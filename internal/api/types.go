@@ -15,7 +15,7 @@ type Secret struct {
 	SecretType        string  `json:"secret_type" enum:"oauth2,certificate"`
 	Provider          *string `json:"provider" doc:"The preset, or custom. Null for a certificate."`
 	RedirectURI       *string `json:"redirect_uri" doc:"What to register at the provider. Null where it is not known here, or not needed."`
-	ConnectionStatus  *string `json:"connection_status" enum:"not_connected,connected,failing,misconfigured,revoked,lost_rotation,disconnected,per_subject" doc:"Null for a certificate."`
+	ConnectionStatus  *string `json:"connection_status" enum:"not_connected,connected,expiring,failing,misconfigured,revoked,lost_rotation,disconnected,per_subject" doc:"Null for a certificate."`
 	BaseEnvironment   *string `json:"base_environment" doc:"Which environment the options are for. Null for a certificate."`
 	CollectionID      *string `json:"collection_id" format:"uuid"`
 	MTLSCertificateID *string `json:"mtls_certificate_id" format:"uuid"`
@@ -23,6 +23,9 @@ type Secret struct {
 	Tenant          string `json:"tenant,omitempty" doc:"Left out for the default tenant."`
 	ConnectionError string `json:"connection_error,omitempty" doc:"Why it is not connected: the error code of the last attempt."`
 	ReadOnly        bool   `json:"read_only,omitempty" doc:"It comes from the configuration of the server, and is changed there."`
+
+	Token    *Token    `json:"token,omitempty" doc:"The state of its token set. Left out for a certificate, where each subject has its own, and in lists without expand=standing."`
+	Standing *Standing `json:"standing,omitempty" doc:"What else there is to know of how a connection is. Left out in lists without expand=standing."`
 
 	Revision  uint64    `json:"-"` // the ETag; 0 = it cannot be changed here
 	CreatedAt time.Time `json:"-"`
@@ -40,8 +43,24 @@ type SecretDetail struct {
 	Options       map[string]json.RawMessage `json:"options,omitempty" doc:"The options of the connection that may be shown, by the names that they are set with."`
 	SecretOptions []string                   `json:"secret_options,omitempty" doc:"Options that are set and never shown."`
 	Environments  map[string]Environment     `json:"environments,omitempty" doc:"Overriding options, by environment."`
-	Token         *Token                     `json:"token,omitempty" doc:"The state of its token set. Left out for a certificate, and where each subject has its own."`
 	Certificate   *Certificate               `json:"certificate,omitempty"`
+}
+
+// Standing is how a connection is, besides its token set.
+type Standing struct {
+	NeedsAttention bool           `json:"needs_attention" doc:"Somebody has to do something: its status is misconfigured, lost_rotation, revoked, failing, expiring or not_connected, or one of the first five is that of a subject."`
+	Personal       bool           `json:"personal" doc:"People authorize it."`
+	Unserved       bool           `json:"unserved,omitempty" doc:"People authorize it, and no site serves oauth2_connect for it."`
+	SubjectCounts  map[string]int `json:"subject_counts,omitempty" doc:"Where each subject has a token set of its own: how many of those in the memory of this instance are in each status."`
+	LastDay        []Hour         `json:"last_day,omitempty" doc:"How exchanges with the token endpoint went in the last 24 hours, by the hour, as this instance has seen them since it started. Hours without one are left out."`
+}
+
+// Hour is what happened in one hour.
+type Hour struct {
+	From      time.Time `json:"from"`
+	Succeeded int       `json:"succeeded"`
+	Failed    int       `json:"failed"`
+	AverageMS int       `json:"average_ms,omitempty" doc:"How long those took that succeeded, on average, in milliseconds."`
 }
 
 // Environment overrides options of a connection.
@@ -66,7 +85,7 @@ type Certificate struct {
 // Token is the state of a token set.
 type Token struct {
 	Subject    string `json:"subject,omitempty" doc:"Whose it is. Left out for a connection with one token set for all."`
-	Status     string `json:"status" enum:"authorization_required,pending,active,failing,misconfigured,revoked,lost_rotation,disconnected"`
+	Status     string `json:"status" enum:"authorization_required,pending,active,expiring,failing,misconfigured,revoked,lost_rotation,disconnected"`
 	Code       string `json:"code,omitempty" doc:"The error code of the last failed attempt."`
 	Generation uint64 `json:"generation,omitempty" doc:"Counts token sets, up."`
 	Reason     string `json:"reason,omitempty" doc:"Why this generation was obtained."`
@@ -90,6 +109,8 @@ type Token struct {
 	Label     string   `json:"label,omitempty" doc:"Names the account for people."`
 	Also      int      `json:"also_connected,omitempty" doc:"How many others in the tenant have connected the same account."`
 	SameToken bool     `json:"same_refresh_token,omitempty" doc:"One of them has the same refresh token: ending one ends both."`
+
+	Actions []string `json:"actions,omitempty" doc:"What the caller may do with it as it is now: authorize, refresh, test, revoke. Left out in lists of subjects."`
 }
 
 // Version is one generation of a token set.
@@ -104,6 +125,8 @@ type Version struct {
 	Granted   []string   `json:"scopes_granted,omitempty"`
 	AccountID string     `json:"account_id,omitempty"`
 	Label     string     `json:"label,omitempty"`
+
+	CanRollBack bool `json:"can_roll_back,omitempty" doc:"The caller may bring it back, as things are now."`
 }
 
 // TestResult is what a test call found out.
@@ -234,4 +257,7 @@ type meta struct {
 	Page      int    `json:"page,omitempty"`
 	PerPage   int    `json:"per_page,omitempty"`
 	Total     *int   `json:"total,omitempty" doc:"How many there are on all pages."`
+
+	NeedsAttention *int           `json:"needs_attention,omitempty" doc:"Of lists of secrets and subjects: how many on all pages need somebody."`
+	Statuses       map[string]int `json:"statuses,omitempty" doc:"Likewise: how many on all pages are in each status."`
 }

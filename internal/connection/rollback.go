@@ -1,6 +1,7 @@
 package connection
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"time"
@@ -41,6 +42,16 @@ func RolledBack(history []Record, generation uint64, set *Settings, by string) C
 		}
 		return rolled, nil
 	}
+}
+
+// CanRollBack reports whether RolledBack, applied as things are, would bring that generation back.
+func (s *Source) CanRollBack(history []Record, generation uint64, set *Settings) bool {
+	if len(history) == 0 {
+		return false
+	}
+	next, err := RolledBack(history, generation, set, "")(history[len(history)-1], time.Now())
+	next.Fingerprint = cmp.Or(next.Fingerprint, s.fingerprint)
+	return err == nil && set.differs(s.fingerprint, next) == nil // as Apply does it
 }
 
 // lastOf returns the record with the living refresh token of the consent that began with root. A gap in the history after it could
