@@ -15,7 +15,7 @@ func TestAPIProtocol(t *testing.T) {
 	a := runAPI(t, "", "")
 	id := a.call("POST", "/v1/secrets/oauth2", a.machine("billing", "")).is(http.StatusCreated).get("id")
 	one := "/v1/secrets/" + id
-	for path, allow := range map[string]string{"/v1/secrets": "GET, POST", one: "DELETE, GET, PATCH", one + "/refresh": "POST", "/v1/openapi.json": "GET"} {
+	for path, allow := range map[string]string{"/v1/secrets": "GET, HEAD, POST", one: "DELETE, GET, HEAD, PATCH", one + "/refresh": "POST", "/v1/openapi.json": "GET, HEAD"} {
 		if got := a.call("PUT", path, "").failed(http.StatusMethodNotAllowed, "method_not_allowed"); got.header.Get("Allow") != allow {
 			t.Errorf("%s allows %q, want %q", path, got.header.Get("Allow"), allow)
 		}
@@ -148,7 +148,7 @@ func TestAPIKeys(t *testing.T) {
 		a.call("POST", "/v1/api-keys", `{"name":"none","role":"viewer","collections":`+none+`}`).failed(http.StatusBadRequest, "validation_error", "collections")
 	}
 	a.call("POST", "/v1/api-keys", `{"name":"","role":"root","colour":1,"all_tenants":true,"collections":["x"]}`).
-		failed(http.StatusBadRequest, "validation_error", "all_tenants", "collections", "colour", "role")
+		failed(http.StatusBadRequest, "validation_error", "all_tenants", "collections", "colour", "name", "role")
 	a.call("DELETE", "/v1/api-keys/"+made.get("id"), "").is(http.StatusOK)
 	a.call("GET", "/v1/secrets", "", with...).failed(http.StatusUnauthorized, "unauthorized")
 	a.call("DELETE", "/v1/api-keys/"+made.get("id"), "").failed(http.StatusNotFound, "not_found")

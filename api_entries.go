@@ -44,7 +44,7 @@ func (s apiCollections) Create(ctx context.Context, by string, draft api.Collect
 		return api.Collection{}, asAPI(errNoStored)
 	}
 	e := &entry{Kind: kindCollection, Tenant: draft.Tenant, CreatedBy: by, UpdatedBy: by}
-	var wrong faults
+	wrong := faults(draft.Faults)
 	e.Name = wrong.nameOf(draft.Name)
 	if draft.Description != nil {
 		e.Note = *draft.Description
@@ -102,7 +102,7 @@ func (a *App) replace(ctx context.Context, at api.Target, alter func(*entry) *en
 // Update implements api.Collections.
 func (s apiCollections) Update(ctx context.Context, at api.Target, draft api.CollectionDraft) (api.Collection, error) {
 	known := s.entryByID(at.ID)
-	var wrong faults
+	wrong := faults(draft.Faults)
 	if known != nil && draft.Name != nil && wrong.nameOf(draft.Name) != known.Name {
 		wrong.add("name", "cannot be changed; the ID stays the same anyway")
 	}

@@ -117,8 +117,7 @@ func (f faults) err() error {
 	if len(f) == 0 {
 		return nil
 	}
-	slices.SortStableFunc(f, func(a, b api.Fault) int { return strings.Compare(a.Field, b.Field) })
-	return api.Invalid(slices.CompactFunc(f, func(a, b api.Fault) bool { return a.Field == b.Field })...)
+	return api.Invalid(f...)
 }
 
 // addAll adds everything that an error of a connection's build complains of. prefix is that of an environment.

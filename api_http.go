@@ -114,7 +114,7 @@ func (h *RestAPI) identify(r *http.Request) (api.Caller, error) {
 		}
 		return caller, keyErr
 	}
-	if err != nil || h.Tenant != "" && tenant == "" {
+	if err != nil || h.Tenant != "" && tenant == "" || !api.ValidTenant(tenant) {
 		return api.Caller{}, api.Unauthorized()
 	}
 	identity, err := resolved(repl, h.Identity, defaultIdentity)

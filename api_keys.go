@@ -68,7 +68,7 @@ func (s apiKeys) Create(ctx context.Context, by string, draft api.KeyDraft) (api
 	if s.catalog == nil {
 		return api.Key{}, asAPI(errNoStored)
 	}
-	var wrong faults
+	wrong := faults(draft.Faults)
 	name := wrong.nameOf(&draft.Name)
 	if err := wrong.err(); err != nil {
 		return api.Key{}, err

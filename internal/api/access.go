@@ -3,6 +3,9 @@ package api
 import (
 	"fmt"
 	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Role is what somebody may do. Each includes the ones before it.
@@ -70,4 +73,15 @@ func (c *Caller) anywhere() Role {
 		best = max(best, grant.Role)
 	}
 	return best
+}
+
+// maxTenant bounds the name of a tenant, in bytes.
+const maxTenant = 128
+
+// ValidTenant reports whether a tenant may be called so; "" is the default tenant. It stands in front of a slash in the full name of a
+// connection, in logs and in pages, and comes from requests.
+func ValidTenant(name string) bool {
+	return len(name) <= maxTenant && utf8.ValidString(name) && !strings.ContainsFunc(name, func(r rune) bool {
+		return unicode.IsSpace(r) || !unicode.IsGraphic(r) || strings.ContainsRune(`/\{}`, r)
+	})
 }

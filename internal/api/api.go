@@ -145,7 +145,6 @@ type call struct {
 	target string  // what the answer is about, for the audit log
 	name   string
 	tenant string
-	hidden bool // it is there, but not for this caller
 	body   []byte
 	fresh  *answer // of work that was done just now
 }
@@ -240,7 +239,7 @@ func (c *call) finish(out *answer, err error) {
 		status = out.status
 		c.write(out)
 	}
-	if !c.hidden && !c.route.audited(status) {
+	if !c.route.audited(status) {
 		return
 	}
 	c.Record(AuditEvent{

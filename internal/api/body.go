@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // maxBody bounds a request's body. A certificate chain is the largest thing that there is.
@@ -32,6 +33,7 @@ type CollectionDraft struct {
 	Tenant      string
 	Name        *string
 	Description *string
+	Faults      []Fault // as those of a Draft
 }
 
 // KeyDraft is what a client says of an API key.
@@ -42,6 +44,7 @@ type KeyDraft struct {
 	Tenant      string
 	AllTenants  bool
 	ExpiresAt   time.Time
+	Faults      []Fault // as those of a Draft
 }
 
 // The bodies as the OpenAPI document describes them.
@@ -86,6 +89,9 @@ type (
 
 // readBody reads and checks the body as far as it is the same for all routes.
 func (c *call) readBody() error {
+	if c.route.method == http.MethodGet {
+		return nil // it means nothing there (RFC 9110 section 9.3.1)
+	}
 	body, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, maxBody))
 	var large *http.MaxBytesError
 	switch {
@@ -100,8 +106,14 @@ func (c *call) readBody() error {
 	}
 	kind, params, err := mime.ParseMediaType(c.r.Header.Get("Content-Type"))
 	charset := params["charset"]
-	if err != nil || kind != "application/json" && kind != "application/merge-patch+json" || charset != "" && !strings.EqualFold(charset, "utf-8") {
+	coding := c.r.Header.Get("Content-Encoding")
+	switch {
+	case err != nil, kind != "application/json" && kind != "application/merge-patch+json", charset != "" && !strings.EqualFold(charset, "utf-8"):
 		return &Error{Status: http.StatusUnsupportedMediaType, Type: typeMedia, Message: "send application/json"}
+	case coding != "" && !strings.EqualFold(coding, "identity"):
+		return &Error{Status: http.StatusUnsupportedMediaType, Type: typeMedia, Message: "send the body without a Content-Encoding"}
+	case !utf8.Valid(c.body): // the decoder would put another character in its place, in a password too
+		return malformed("the body is not UTF-8")
 	}
 	if c.route.body == nil && string(c.body) != "{}" {
 		return malformed("this takes no body")
@@ -109,14 +121,13 @@ func (c *call) readBody() error {
 	return nil
 }
 
-// fields returns the members of the JSON object in the body. One that stands twice is an error: programs on the way may take the
-// other one.
-func (c *call) fields() (map[string]json.RawMessage, error) {
+// reader returns the members of the JSON object in the body.
+func (c *call) reader() (*reader, error) {
 	decoder := json.NewDecoder(bytes.NewReader(c.body))
 	if open, err := decoder.Token(); err != nil || open != json.Delim('{') {
 		return nil, malformed("send a JSON object")
 	}
-	fields := make(map[string]json.RawMessage)
+	r := &reader{fields: make(map[string]json.RawMessage)}
 	for decoder.More() {
 		name, err := decoder.Token()
 		if err != nil {
@@ -126,10 +137,7 @@ func (c *call) fields() (map[string]json.RawMessage, error) {
 		if err := decoder.Decode(&value); err != nil {
 			return nil, malformed("the body is not JSON")
 		}
-		if _, twice := fields[name.(string)]; twice {
-			return nil, Invalid(Fault{name.(string), "stands twice"})
-		}
-		fields[name.(string)] = value
+		r.fields[name.(string)] = value
 	}
 	if _, err := decoder.Token(); err != nil {
 		return nil, malformed("the body is not JSON")
@@ -137,7 +145,10 @@ func (c *call) fields() (map[string]json.RawMessage, error) {
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
 		return nil, malformed("something follows the JSON object")
 	}
-	return fields, nil
+	for _, field := range twice(c.body) {
+		r.fault(field, "stands twice")
+	}
+	return r, nil
 }
 
 // reader takes fields out of a body and collects what is wrong.
@@ -193,7 +204,6 @@ func (r *reader) err() error {
 	if len(r.faults) == 0 {
 		return nil
 	}
-	slices.SortFunc(r.faults, func(a, b Fault) int { return strings.Compare(a.Field, b.Field) })
 	return Invalid(r.faults...)
 }
 

@@ -3,6 +3,7 @@ package api
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 )
@@ -49,8 +50,11 @@ func NotFound() *Error {
 	return &Error{Status: http.StatusNotFound, Type: typeNotFound, Message: "there is nothing here"}
 }
 
-// Invalid names every field that is wrong.
+// Invalid names every field that is wrong, once each, in their order.
 func Invalid(faults ...Fault) *Error {
+	faults = slices.Clone(faults)
+	slices.SortStableFunc(faults, func(a, b Fault) int { return strings.Compare(a.Field, b.Field) })
+	faults = slices.CompactFunc(faults, func(a, b Fault) bool { return a.Field == b.Field })
 	var texts []string
 	for _, fault := range faults {
 		texts = append(texts, fault.Field+": "+fault.Message)

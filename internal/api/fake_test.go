@@ -126,9 +126,15 @@ func (f fakeCollections) List(context.Context) ([]Collection, error) {
 	return []Collection{{ID: ourShop, Name: "shop", Tenant: "acme", Revision: 1}, {ID: theirShop, Name: "their shop", Tenant: "evil", Revision: 1}}, nil
 }
 func (f fakeCollections) Create(_ context.Context, _ string, draft CollectionDraft) (Collection, error) {
-	return Collection{ID: nowhere, Name: *draft.Name, Revision: 1}, f.reach("create")
+	if len(draft.Faults) > 0 {
+		return Collection{}, Invalid(draft.Faults...)
+	}
+	return Collection{ID: nowhere, Name: deref(draft.Name), Revision: 1}, f.reach("create")
 }
-func (f fakeCollections) Update(_ context.Context, at Target, _ CollectionDraft) (Collection, error) {
+func (f fakeCollections) Update(_ context.Context, at Target, draft CollectionDraft) (Collection, error) {
+	if len(draft.Faults) > 0 {
+		return Collection{}, Invalid(draft.Faults...)
+	}
 	return Collection{ID: at.ID, Revision: 2}, f.reach("update")
 }
 func (f fakeCollections) Delete(context.Context, Target) error { return f.reach("delete") }
@@ -137,6 +143,9 @@ func (f fakeKeys) List(context.Context) ([]Key, error) {
 	return []Key{{ID: ourKey, Name: "ours", Role: "viewer", Tenant: "acme"}, {ID: theirKey, Name: "theirs", Role: "admin", Tenant: "evil"}, {ID: nowhere, Name: "all", Role: "admin", Tenant: "acme", AllTenants: true}}, nil
 }
 func (f fakeKeys) Create(_ context.Context, _ string, draft KeyDraft) (Key, error) {
+	if len(draft.Faults) > 0 {
+		return Key{}, Invalid(draft.Faults...)
+	}
 	return Key{ID: nowhere, Name: draft.Name, Role: draft.Role.String(), Key: "oi_secret"}, f.reach("create")
 }
 func (f fakeKeys) Delete(context.Context, Target) error { return f.reach("delete") }

@@ -45,7 +45,6 @@ func (c *call) findCollection() (*Collection, error) {
 		return nil, NotFound()
 	}
 	if c.caller.in(all[i].Tenant, all[i].ID) < Viewer {
-		c.hidden = true
 		return nil, NotFound()
 	}
 	c.about(all[i].ID, all[i].Name, all[i].Tenant)
@@ -70,19 +69,17 @@ func (c *call) getCollection() (*answer, error) {
 
 // collectionDraft reads the body of a new or changed collection.
 func (c *call) collectionDraft(isNew bool) (*CollectionDraft, error) {
-	fields, err := c.fields()
+	r, err := c.reader()
 	if err != nil {
 		return nil, err
 	}
-	r := &reader{fields: fields}
 	draft := &CollectionDraft{Name: r.nullable("name"), Description: r.nullable("description")}
 	if isNew {
-		if draft.Tenant = c.readTenant(r); draft.Name == nil {
-			r.fault("name", "is required")
-		}
+		draft.Tenant = c.readTenant(r)
 	}
 	r.rest()
-	return draft, r.err()
+	draft.Faults = r.faults
+	return draft, nil
 }
 
 func (c *call) createCollection() (*answer, error) {
@@ -142,11 +139,10 @@ func (c *call) seesKey(key Key) bool {
 }
 
 func (c *call) createKey() (*answer, error) {
-	fields, err := c.fields()
+	r, err := c.reader()
 	if err != nil {
 		return nil, err
 	}
-	r := &reader{fields: fields}
 	draft := KeyDraft{Name: r.text("name")}
 	if draft.Role, err = ParseRole(r.text("role")); err != nil {
 		r.fault("role", "must be viewer, operator or admin")
@@ -159,8 +155,12 @@ func (c *call) createKey() (*answer, error) {
 	if draft.AllTenants && !c.caller.AllTenants {
 		r.fault("all_tenants", "you act for one tenant only")
 	}
-	if r.take("expires_at", &draft.ExpiresAt, "a time such as 2030-01-31T00:00:00Z") && draft.ExpiresAt.Before(time.Now()) {
-		r.fault("expires_at", "must be in the future")
+	var end *time.Time // null is never
+	faults := len(r.faults)
+	if r.take("expires_at", &end, "a time such as 2030-01-31T00:00:00Z"); end != nil && len(r.faults) == faults {
+		if draft.ExpiresAt = *end; !end.After(time.Now()) {
+			r.fault("expires_at", "must be in the future")
+		}
 	}
 	for _, id := range draft.Collections {
 		if found, err := c.visibleCollection(id, draft.Tenant); err != nil {
@@ -169,9 +169,8 @@ func (c *call) createKey() (*answer, error) {
 			r.fault("collections", "no collection has the ID "+id)
 		}
 	}
-	if r.rest(); len(r.faults) > 0 {
-		return nil, r.err()
-	}
+	r.rest()
+	draft.Faults = r.faults
 	made, err := c.Keys.Create(c.r.Context(), c.caller.Name, draft)
 	if err != nil {
 		return nil, err
@@ -190,7 +189,6 @@ func (c *call) deleteKey() (*answer, error) {
 		return nil, NotFound()
 	}
 	if !c.seesKey(all[i]) {
-		c.hidden = true
 		return nil, NotFound()
 	}
 	c.about(all[i].ID, all[i].Name, all[i].Tenant)

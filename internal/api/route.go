@@ -39,9 +39,10 @@ type param struct {
 	number    bool
 }
 
-// audited reports whether the audit log has a line for an answer: for every change, and for whatever was denied.
+// audited reports whether the audit log has a line for an answer: for every change, and for whatever was denied. What is not there has
+// one as what is somebody else's: the log, which administrators read, must not tell them apart either.
 func (r *route) audited(status int) bool {
-	return isDenied(status) || r.method != http.MethodGet
+	return isDenied(status) || status == http.StatusNotFound || r.method != http.MethodGet
 }
 
 // isDenied reports whether a status says that the caller may not.
@@ -175,6 +176,9 @@ func match(method, path string) (found *route, vars map[string]string, allowed [
 		if literal > best {
 			found, vars, best = r, got, literal
 		}
+	}
+	if slices.Contains(allowed, http.MethodGet) {
+		allowed = append(allowed, http.MethodHead)
 	}
 	slices.Sort(allowed)
 	return found, vars, allowed

@@ -22,7 +22,6 @@ func (c *call) findSecret() error {
 	s := &all[i]
 	role := c.caller.in(s.Tenant, deref(s.CollectionID))
 	if role < Viewer {
-		c.hidden = true
 		return NotFound()
 	}
 	c.secret = s
@@ -53,9 +52,9 @@ func (c *call) create(kind string) (*answer, error) {
 	case kind != "" && draft.SecretType == "":
 		draft.SecretType = kind
 	case kind != "" && draft.SecretType != kind:
-		return nil, Invalid(append(draft.Faults, Fault{"secret_type", "must be " + kind + " here"})...)
+		draft.Faults, draft.SecretType = append(draft.Faults, Fault{"secret_type", "must be " + kind + " here"}), kind
 	case draft.SecretType != "oauth2" && draft.SecretType != "certificate":
-		return nil, Invalid(append(draft.Faults, Fault{"secret_type", "must be oauth2 or certificate"})...)
+		draft.Faults, draft.SecretType = append(draft.Faults, Fault{"secret_type", "must be oauth2 or certificate"}), draft.likely()
 	}
 	if err := c.mayPut(draft.Tenant, deref(draft.Collection)); err != nil {
 		return nil, err
@@ -68,13 +67,23 @@ func (c *call) create(kind string) (*answer, error) {
 	return &answer{status: http.StatusCreated, data: made, revision: made.Revision, location: "/v1/secrets/" + made.ID}, nil
 }
 
+// likely is what a secret is meant to be that does not say it, so that everything else that is wrong with it can be named too.
+func (d *Draft) likely() string {
+	for _, field := range []string{"certificate", "private_key"} {
+		if d.Fields[field] != nil {
+			return "certificate"
+		}
+	}
+	return "oauth2"
+}
+
 // draft reads the body of a new or changed secret as far as roles depend on it.
 func (c *call) draft() (*Draft, error) {
-	fields, err := c.fields()
+	r, err := c.reader()
 	if err != nil {
 		return nil, err
 	}
-	r := &reader{fields: fields}
+	fields := r.fields
 	draft := &Draft{SecretType: r.text("secret_type"), Collection: r.nullable("collection_id"), Fields: fields}
 	draft.Tenant = c.readTenant(r)
 	if draft.Collection != nil && *draft.Collection != "" {
@@ -125,14 +134,17 @@ func (c *call) readTenant(r *reader) string {
 	}
 	_, said := r.fields["tenant"]
 	tenant := r.text("tenant")
-	if !said {
+	switch {
+	case !said:
 		return c.caller.Tenant
-	}
-	if tenant != c.caller.Tenant && !c.caller.AllTenants {
+	case tenant != c.caller.Tenant && !c.caller.AllTenants:
 		r.fault("tenant", "you act for one tenant only; leave it out")
-		return c.caller.Tenant
+	case !ValidTenant(tenant):
+		r.fault("tenant", "must have no slash, space or brace, and at most 128 bytes")
+	default:
+		return tenant
 	}
-	return tenant
+	return c.caller.Tenant
 }
 
 // mayPut reports why the caller may not put something into a tenant and a collection.
