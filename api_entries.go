@@ -82,19 +82,16 @@ func (a *App) make(ctx context.Context, e *entry) (*entry, error) {
 }
 
 // replace changes or removes an entry that is still as the caller has seen it.
-func (a *App) replace(ctx context.Context, at api.Target, alter func(*entry) *entry) (*entry, error) {
+func (a *App) replace(ctx context.Context, at api.Target, alter func(*entry) (*entry, error)) (*entry, error) {
 	known := a.entryByID(at.ID)
 	if known == nil {
 		return nil, api.NotFound()
 	}
 	made, err := a.put(ctx, entryKey(known.Tenant, known.Kind.space(), known.Name), func(current *entry) (*entry, error) {
-		if current == nil || current.ID != at.ID {
-			return nil, api.NotFound()
+		if err := unchanged(current, at); err != nil {
+			return nil, err
 		}
-		if at.Revision != 0 && current.Revision != at.Revision {
-			return nil, errRevision
-		}
-		return alter(current), nil
+		return alter(current)
 	})
 	return made, asAPI(err)
 }
@@ -109,12 +106,12 @@ func (s apiCollections) Update(ctx context.Context, at api.Target, draft api.Col
 	if err := wrong.err(); err != nil {
 		return api.Collection{}, err
 	}
-	made, err := s.replace(ctx, at, func(current *entry) *entry {
+	made, err := s.replace(ctx, at, func(current *entry) (*entry, error) {
 		next := *current
 		if next.UpdatedBy = at.By; draft.Description != nil {
 			next.Note = *draft.Description
 		}
-		return &next
+		return &next, nil
 	})
 	if err != nil {
 		return api.Collection{}, err
@@ -124,10 +121,12 @@ func (s apiCollections) Update(ctx context.Context, at api.Target, draft api.Col
 
 // Delete implements api.Collections.
 func (s apiCollections) Delete(ctx context.Context, at api.Target) error {
-	if e := s.entryByID(at.ID); e != nil && s.collectionOf(e).Secrets > 0 {
-		return api.Conflict("%q is not empty", e.Name)
-	}
-	_, err := s.replace(ctx, at, func(*entry) *entry { return nil })
+	_, err := s.replace(ctx, at, func(e *entry) (*entry, error) {
+		if s.collectionOf(e).Secrets > 0 {
+			return nil, api.Conflict("%q is not empty", e.Name)
+		}
+		return nil, nil
+	})
 	return err
 }
 

@@ -92,7 +92,7 @@ func (s apiKeys) Create(ctx context.Context, by string, draft api.KeyDraft) (api
 
 // Delete implements api.Keys.
 func (s apiKeys) Delete(ctx context.Context, at api.Target) error {
-	_, err := s.replace(ctx, at, func(*entry) *entry { return nil })
+	_, err := s.replace(ctx, at, func(*entry) (*entry, error) { return nil, nil })
 	if err != nil {
 		return err
 	}

@@ -334,7 +334,8 @@ func TestAPIOtherGrants(t *testing.T) {
 	}
 	a.call("POST", "/v1/secrets/oauth2", `{"name":"old","provider":"custom","grant_type":"implicit","client_id":"caddy","auth_url":"`+a.auth.URL+`/authorize"}`).is(http.StatusCreated)
 	a.call("POST", "/v1/secrets/oauth2", `{"name":"older","provider":"custom","grant_type":"implicit","client_id":"caddy"}`).failed(http.StatusBadRequest, "validation_error", "auth_url")
-	a.call("POST", "/v1/secrets/oauth2", strings.Replace(a.machine("account2", ""), "client_credentials", "password", 1)).failed(http.StatusBadRequest, "validation_error", "username")
+	a.call("POST", "/v1/secrets/oauth2", strings.Replace(a.machine("account2", ""), "client_credentials", "password", 1)).failed(http.StatusBadRequest, "validation_error", "password", "username")
+	a.call("POST", "/v1/secrets/oauth2", a.machine("account2", `,"username":"jane","password":"x"`)).failed(http.StatusBadRequest, "validation_error", "password", "username")
 }
 
 // TestAPISigningKey: a key that is kept as a secret signs client assertions, and is never given back.

@@ -50,7 +50,7 @@ func (s apiService) Create(ctx context.Context, by string, draft api.Draft) (api
 			return nil, errNameTaken
 		}
 		e.ID = newID()
-		return e, s.room(e)
+		return e, cmp.Or(s.room(e), s.stands(e))
 	})
 	if err != nil {
 		return api.Secret{}, asAPI(err)
@@ -99,6 +99,22 @@ func (a *App) room(e *entry) error {
 	return nil
 }
 
+// stands reports whether something that an entry names was removed at another instance since it was looked up.
+func (s apiService) stands(e *entry) error {
+	ids := []string{e.Collection}
+	for _, environment := range environmentsOf(e) {
+		if said, _ := e.in(environment); said != nil { // what cannot be read was refused before
+			ids = append(ids, said.certificates()...)
+		}
+	}
+	for _, id := range ids {
+		if id != "" && s.entryByID(id) == nil {
+			return api.Conflict("a collection or certificate that it names was removed meanwhile; look again")
+		}
+	}
+	return nil
+}
+
 // name takes the name out of the fields. Spaces become underscores.
 func (f *faults) name(fields map[string]json.RawMessage) string {
 	name := strings.ReplaceAll(strings.TrimSpace(f.text(fields, "name")), " ", "_")
@@ -128,22 +144,37 @@ func (s apiService) draftConnection(e *entry, fields map[string]json.RawMessage,
 	if !isEntryName(e.BaseEnvironment) {
 		wrong.add("base_environment", "is not a name")
 	}
-	environments := wrong.environments(fields)
+	environments := wrong.environments(fields, nil)
 	if _, said := fields["provider"]; !said {
 		wrong.add("provider", "is required; name a preset, or custom")
 	}
-	all := map[string]json.RawMessage{"grant": json.RawMessage(`"` + oauth.GrantAuthorizationCode + `"`)}
-	wrong.apply(all, fields, "", func(use) bool { return true })
-	e.Options = newEntryOptions(all)
+	e.Options = wrong.options(make(map[string]json.RawMessage), fields)
 	s.overrides(e, environments, wrong)
 	s.checkConnection(e, wrong)
 }
 
-// environments takes the overriding fields out of the fields; a nil map stands for null.
-func (f *faults) environments(fields map[string]json.RawMessage) map[string]map[string]json.RawMessage {
+// options changes the options of a connection. Without a grant it is authorization_code, never one that is guessed.
+func (f *faults) options(all, fields map[string]json.RawMessage) entryOptions {
+	f.apply(all, fields, "", func(use) bool { return true })
+	if all["grant"] == nil {
+		all["grant"] = json.RawMessage(`"` + oauth.GrantAuthorizationCode + `"`)
+	}
+	return newEntryOptions(all)
+}
+
+// environments takes the overriding fields out of the fields; a nil map stands for null, which for all of them is one for each that
+// is known.
+func (f *faults) environments(fields map[string]json.RawMessage, known map[string]entryOptions) map[string]map[string]json.RawMessage {
 	raw, ok := fields["environments"]
 	delete(fields, "environments")
 	var all map[string]map[string]json.RawMessage
+	if bytes.Equal(raw, jsonNull) {
+		all = make(map[string]map[string]json.RawMessage, len(known))
+		for name := range known {
+			all[name] = nil
+		}
+		return all
+	}
 	if ok && json.Unmarshal(raw, &all) != nil {
 		f.add("environments", "must be an object with an object for each environment")
 	}
@@ -182,7 +213,7 @@ func (s apiService) overrides(e *entry, said map[string]map[string]json.RawMessa
 
 // checkConnection builds the connection in every environment and names what is wrong.
 func (s apiService) checkConnection(e *entry, wrong *faults) {
-	for _, environment := range append([]string{e.BaseEnvironment}, slices.Sorted(maps.Keys(e.Environments))...) {
+	for _, environment := range environmentsOf(e) {
 		prefix := ""
 		if environment != e.BaseEnvironment {
 			prefix = "environments." + environment + "."
@@ -212,7 +243,7 @@ func (f *faults) required(c *storedOptions, prefix string) {
 	if c.ClientSecret == "" && c.CertificateID == "" && c.SigningKey == nil && !public {
 		f.add(prefix+"client_secret", "is required, unless mtls_certificate_id or client_key is given, or client_auth is none")
 	}
-	if c.ClientID == "" {
+	if f.account(c, prefix); c.ClientID == "" {
 		f.add(prefix+"client_id", "is required")
 	}
 	if c.Provider != nil {
@@ -223,6 +254,17 @@ func (f *faults) required(c *storedOptions, prefix string) {
 	}
 	if c.AuthorizationEndpoint == "" && (c.Grant == oauth.GrantAuthorizationCode || c.Grant == oauth.GrantImplicit) {
 		f.add(prefix+"auth_url", "is required for the provider custom, where the grant sends people there")
+	}
+}
+
+// account names what is missing of, or too much for, the account of the grant password.
+func (f *faults) account(c *storedOptions, prefix string) {
+	for _, one := range []struct{ field, value string }{{"username", c.Username}, {"password", c.Password}} {
+		if wants := c.Grant == oauth.GrantPassword; wants && one.value == "" {
+			f.add(prefix+one.field, "is required for the grant password")
+		} else if !wants && one.value != "" {
+			f.add(prefix+one.field, "is for the grant password only; leave it out, or say so in grant_type")
+		}
 	}
 }
 
@@ -247,22 +289,23 @@ func (s apiService) fetchFirst(ctx context.Context, e *entry) {
 // draftCertificate fills in a new certificate.
 func draftCertificate(e *entry, fields map[string]json.RawMessage, wrong *faults) {
 	_, key := fields["private_key"]
-	if _, said := fields["certificate"]; !said && !key && e.Chain == "" && e.Key.IsZero() {
+	_, chain := fields["certificate"]
+	if !chain && !key && e.Chain == "" && e.Key.IsZero() {
 		wrong.add("certificate", "is required, or private_key for a key that only signs")
 	}
 	if _, said := fields["description"]; said {
 		e.Note = wrong.text(fields, "description")
 	}
-	if _, said := fields["certificate"]; said {
+	if chain {
 		e.Chain = strings.TrimSpace(wrong.text(fields, "certificate")) + "\n"
 	}
-	if _, said := fields["private_key"]; said {
+	if key {
 		e.Key = secret.New(strings.TrimSpace(wrong.text(fields, "private_key")))
 	}
 	for _, field := range slices.Sorted(maps.Keys(fields)) {
 		wrong.add(field, "a certificate has no such field")
 	}
-	if len(*wrong) == 0 {
+	if len(*wrong) == 0 && (chain || key) { // one that has ended meanwhile can still be described, and moved
 		wrong.checkCertificate(e)
 	}
 }

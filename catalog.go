@@ -110,11 +110,15 @@ func (c *catalog) sync(ctx context.Context, store *recordStore) error {
 		return err
 	}
 	defer c.give()
+	return c.catchUp(ctx, store, time.Since(c.scanned) >= fullScan)
+}
+
+// catchUp reads what has changed by what the index says, or everything if that is due. The caller has the turn.
+func (c *catalog) catchUp(ctx context.Context, store *recordStore, due bool) error {
 	sealed, err := store.storage.Load(ctx, indexKey)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	due := time.Since(c.scanned) >= fullScan
 	if !due && bytes.Equal(sealed, c.index) {
 		return nil
 	}
@@ -174,8 +178,9 @@ func (c *catalog) stale(ctx context.Context, store *recordStore, index map[strin
 }
 
 // change replaces one entry: under the storage lock it is loaded again, changed, stored, and loaded once more, since a lock is not
-// a fence. alter gets nil when there is none, and returns nil to remove it. The nonce, revision and times of what it returns are set
-// here.
+// a fence. alter gets nil when there is none, and returns nil to remove it; it may look at all entries, which are those of this moment,
+// so that a bound holds and what is in use stays, whichever instance is asked. The nonce, revision and times of what it returns are
+// set here.
 func (c *catalog) change(ctx context.Context, store *recordStore, key string, alter func(*entry) (*entry, error)) (*entry, error) {
 	ctx, cancel := context.WithTimeout(ctx, changeTimeout)
 	defer cancel()
@@ -187,6 +192,7 @@ func (c *catalog) change(ctx context.Context, store *recordStore, key string, al
 		return nil, fmt.Errorf("%w: %w", ErrBusy, err)
 	}
 	defer func() { _ = store.storage.Unlock(context.WithoutCancel(ctx), entryLock) }()
+	_ = c.catchUp(ctx, store, false) // what cannot be read stays as it was known; the entry itself is read below
 	current, err := store.entry(ctx, key)
 	if err != nil && !errors.Is(err, connection.ErrNotFound) {
 		return nil, fmt.Errorf("%w: %w", ErrStorage, err)

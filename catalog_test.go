@@ -402,7 +402,7 @@ func TestBusyCatalog(t *testing.T) {
 // TestEntryGoldens reads what earlier versions stored. A file in testdata/entries is never changed or removed.
 func TestEntryGoldens(t *testing.T) {
 	t.Parallel()
-	want := map[string]*entry{"v1-oauth2.json": fullEntry(), "v1-certificate.json": certificateEntry(), "v1-collection.json": collectionEntry(), "v1-api-key.json": keyEntry()}
+	want := map[string]*entry{"v1-oauth2.json": fullEntry(), "v1-moved.json": movedEntry(), "v1-certificate.json": certificateEntry(), "v1-collection.json": collectionEntry(), "v1-api-key.json": keyEntry()}
 	files, err := filepath.Glob("testdata/entries/*.json")
 	if err != nil || len(files) != len(want) {
 		t.Fatalf("found %d goldens, know %d (%v)", len(files), len(want), err)
@@ -441,6 +441,12 @@ func fullEntry() *entry {
 	}
 }
 
+func movedEntry() *entry {
+	e := fullEntry()
+	e.Moved = map[string]moved{"production": {Times: 2, Replaced: true}}
+	return e
+}
+
 func certificateEntry() *entry {
 	return &entry{
 		Kind: kindCertificate, ID: "5f0c0f3a-9f5e-4f0a-8b8e-0b0a0c0d0e0f", Tenant: "acme", Name: "mtls", Revision: 1, Nonce: "1", CreatedAt: at2026(1),
@@ -460,7 +466,7 @@ func keyEntry() *entry {
 }
 
 func FuzzDecodeEntry(f *testing.F) {
-	for _, e := range []*entry{fullEntry(), certificateEntry(), collectionEntry(), keyEntry()} {
+	for _, e := range []*entry{fullEntry(), movedEntry(), certificateEntry(), collectionEntry(), keyEntry()} {
 		plain, err := encodeEntry(e)
 		if err != nil {
 			f.Fatal(err)

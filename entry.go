@@ -62,6 +62,7 @@ type entry struct {
 	Options         entryOptions // of a connection
 	BaseEnvironment string       // which environment they are for
 	Environments    map[string]entryOptions
+	Moved           map[string]moved // by environment
 
 	Chain string      // of a certificate, PEM
 	Key   secret.Text // of a certificate, PEM
@@ -142,6 +143,7 @@ type entryV1 struct {
 	Options         map[string]json.RawMessage            `json:"options,omitempty"`
 	BaseEnvironment string                                `json:"base_environment,omitempty"`
 	Environments    map[string]map[string]json.RawMessage `json:"environments,omitempty"`
+	Moved           map[string]moved                      `json:"moved,omitempty"`
 
 	Chain string `json:"chain,omitempty"`
 	Key   string `json:"key,omitempty"`
@@ -164,7 +166,7 @@ func encodeEntry(e *entry) ([]byte, error) {
 		Version: entryVersion, Kind: string(e.Kind), ID: e.ID, Tenant: e.Tenant, Name: e.Name, Collection: e.Collection, Note: e.Note,
 		Revision: e.Revision, Nonce: e.Nonce, CreatedAt: e.CreatedAt.UTC(), UpdatedAt: e.UpdatedAt.UTC(),
 		CreatedBy: e.CreatedBy, UpdatedBy: e.UpdatedBy,
-		Options: e.Options.reveal(), BaseEnvironment: e.BaseEnvironment, Chain: e.Chain, Key: e.Key.Reveal(), Access: (*accessV1)(e.Access),
+		Options: e.Options.reveal(), BaseEnvironment: e.BaseEnvironment, Moved: e.Moved, Chain: e.Chain, Key: e.Key.Reveal(), Access: (*accessV1)(e.Access),
 	}
 	for name, overrides := range e.Environments {
 		if out.Environments == nil {
@@ -195,7 +197,7 @@ func decodeEntry(plain []byte) (*entry, error) {
 	e := &entry{
 		Kind: entryKind(in.Kind), ID: in.ID, Tenant: in.Tenant, Name: in.Name, Collection: in.Collection, Note: in.Note,
 		Revision: in.Revision, Nonce: in.Nonce, CreatedAt: in.CreatedAt, UpdatedAt: in.UpdatedAt, CreatedBy: in.CreatedBy, UpdatedBy: in.UpdatedBy,
-		Options: newEntryOptions(in.Options), BaseEnvironment: in.BaseEnvironment, Chain: in.Chain, Key: secret.New(in.Key),
+		Options: newEntryOptions(in.Options), BaseEnvironment: in.BaseEnvironment, Moved: in.Moved, Chain: in.Chain, Key: secret.New(in.Key),
 		Access: (*access)(in.Access),
 	}
 	if len(in.Environments) > 0 {

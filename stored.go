@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
@@ -137,7 +136,7 @@ func (a *App) activate() {
 		if e.Kind != kindOAuth2 {
 			continue
 		}
-		for _, environment := range append([]string{e.BaseEnvironment}, slices.Sorted(maps.Keys(e.Environments))...) {
+		for _, environment := range environmentsOf(e) {
 			c, err := a.activateOne(e, environment, func(id string) *entry { return byID[id] })
 			name := fullName(e.Tenant, e.Name, environment, e.BaseEnvironment)
 			if err != nil {

@@ -233,7 +233,11 @@ func (a *App) buildSaid(e *entry, said *storedOptions, environment string, find 
 		r.stored.authorities = pool
 		r.trusted = append(r.trusted, []byte(e.ID), []byte(said.AuthoritiesID)) // metadata that were read with it are nobody else's
 	}
-	return said.buildWith(r, fullName(e.Tenant, e.Name, environment, e.BaseEnvironment))
+	b, err := said.buildWith(r, fullName(e.Tenant, e.Name, environment, e.BaseEnvironment))
+	if err == nil {
+		b.after(e.Moved[environment].Times)
+	}
+	return b, err
 }
 
 // fullName is what a connection that was made at run time is called in the configuration, in logs and in storage. Neither / nor @
