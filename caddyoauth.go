@@ -47,7 +47,7 @@
 //	stored*.go     connections that were made at run time; choose.go: which one a request travels with
 //	api_*.go       what the REST API is asked for, and where it is served; audit.go: who did what
 //	dashboard*.go  http.handlers.oauth2_dashboard: pages for operators, a client of the REST API; pulse.go: how the last day went
-//	command.go     `caddy oauth2-inject`; doctor.go: its checks of a configuration
+//	command.go     `caddy oauth2-inject`; complete.go: what shells offer; doctor.go: its checks of a configuration
 //
 //	internal/alert       what is told of trouble, when, and in what form
 //	internal/api         the REST API: requests, roles, answers

@@ -55,6 +55,8 @@ func addCommands(root *cobra.Command) {
 	flags.StringP("adapter", "a", "", "Name of the config adapter to apply to it")
 	flags.String("api", "", "URL of an API on a site instead, such as https://ops.example.com/oauth2")
 	flags.Bool("json", false, "Write data as JSON")
+	completeFlags(root, nil)
+	groupOf(root)
 
 	one := func(use, short string, run func(context.Context, *cli.CLI, cli.Choice, *cobra.Command) error) *cobra.Command {
 		cmd := subcommand(use, short, cobra.ExactArgs(1), func(ctx context.Context, c *cli.CLI, cmd *cobra.Command) error {
@@ -63,13 +65,15 @@ func addCommands(root *cobra.Command) {
 		cmd.Flags().StringP("subject", "s", "", "Whose token set, for a connection with one for each subject")
 		cmd.Flags().StringP("environment", "e", "", "Which environment of the connection")
 		cmd.Flags().String("tenant", "", "Tenant of the connection, where several have one of that name")
-		cmd.ValidArgsFunction = completeNames
+		cmd.ValidArgsFunction = inTurn(offerNames)
+		completeFlags(cmd, map[string]cobra.CompletionFunc{"subject": offerSubjects})
 		return cmd
 	}
 	list := subcommand("list", "Lists all connections", cobra.NoArgs, func(ctx context.Context, c *cli.CLI, cmd *cobra.Command) error {
 		return c.List(ctx, choiceOf(cmd))
 	})
 	list.Flags().String("tenant", "", "Only those of this tenant")
+	completeFlags(list, nil)
 	connect := one("connect NAME", "Gives the link on which a person connects the account, and waits",
 		func(ctx context.Context, c *cli.CLI, choice cli.Choice, cmd *cobra.Command) error {
 			wait, _ := cmd.Flags().GetDuration("wait")
@@ -80,6 +84,7 @@ func addCommands(root *cobra.Command) {
 		})
 	connect.Flags().Bool("open", false, "Open the link in this machine's browser")
 	connect.Flags().Duration("wait", pendingLifetime, "How long to wait until it is connected; 0 does not wait")
+	completeFlags(connect, nil)
 	revoke := one("revoke NAME", "Ends a connection: tells the provider, and removes the tokens",
 		func(ctx context.Context, c *cli.CLI, choice cli.Choice, cmd *cobra.Command) error {
 			if err := confirm(cmd, "End the connection "+choice.Name+" and remove its tokens?"); err != nil {
@@ -111,6 +116,7 @@ func rollbackCommand(one oneCommand) *cobra.Command {
 			return c.RollBack(ctx, choice, cmd.Flags().Arg(1))
 		})
 	cmd.Args = words(cobra.ExactArgs(2))
+	cmd.ValidArgsFunction = inTurn(offerNames, offerVersions)
 	return cmd
 }
 
@@ -125,12 +131,14 @@ func rekeyCommand() *cobra.Command {
 		})
 	cmd.Flags().Bool("status", false, "Only show the keys and how far a replacement is")
 	cmd.Flags().Duration("wait", 0, "How long to wait until it is done; 0 does not wait")
+	completeFlags(cmd, nil)
 	return cmd
 }
 
 // keyCommands are `apikey list|create|revoke`.
 func keyCommands() *cobra.Command {
-	group := &cobra.Command{Use: "apikey", Short: "Lists, makes and revokes API keys", Args: words(cobra.NoArgs)}
+	group := &cobra.Command{Use: "apikey", Short: "Lists, makes and revokes API keys"}
+	groupOf(group)
 	create := subcommand("create NAME", "Makes an API key, and shows it this once", cobra.ExactArgs(1),
 		func(ctx context.Context, c *cli.CLI, cmd *cobra.Command) error {
 			want := cli.NewKey{Name: cmd.Flags().Arg(0)}
@@ -139,8 +147,11 @@ func keyCommands() *cobra.Command {
 			want.Tenant, _ = flags.GetString("tenant")
 			want.AllTenants, _ = flags.GetBool("all-tenants")
 			want.Collections, _ = flags.GetStringSlice("collection")
-			if life, _ := flags.GetDuration("expires-in"); life > 0 {
-				end := c.Now.Add(life).UTC()
+			if life, _ := flags.GetDuration("expires-in"); flags.Changed("expires-in") {
+				if life <= 0 { // else a slip would make a key that is good for ever
+					return cli.Usage("--expires-in is not above zero")
+				}
+				end := time.Now().Add(life).UTC()
 				want.ExpiresAt = &end
 			}
 			return c.CreateKey(ctx, want)
@@ -150,10 +161,14 @@ func keyCommands() *cobra.Command {
 	create.Flags().Bool("all-tenants", false, "For all tenants")
 	create.Flags().StringSlice("collection", nil, "ID of a collection that it is for; may be repeated; default: all")
 	create.Flags().Duration("expires-in", 0, "How long it is good for; default: for ever")
+	completeFlags(create, map[string]cobra.CompletionFunc{
+		"role": cobra.FixedCompletions([]string{"viewer", "operator", "admin"}, cobra.ShellCompDirectiveNoFileComp),
+	})
 	revoke := subcommand("revoke KEY", "Revokes an API key, named by its ID, name or prefix", cobra.ExactArgs(1),
 		func(ctx context.Context, c *cli.CLI, cmd *cobra.Command) error {
 			return c.RevokeKey(ctx, cmd.Flags().Arg(0))
 		})
+	revoke.ValidArgsFunction = inTurn(offerKeys)
 	list := subcommand("list", "Lists the API keys, without the keys", cobra.NoArgs,
 		func(ctx context.Context, c *cli.CLI, _ *cobra.Command) error { return c.ListKeys(ctx) })
 	group.AddCommand(list, create, revoke)
@@ -162,7 +177,7 @@ func keyCommands() *cobra.Command {
 
 // subcommand makes a command that asks the API.
 func subcommand(use, short string, args cobra.PositionalArgs, run func(context.Context, *cli.CLI, *cobra.Command) error) *cobra.Command {
-	cmd := &cobra.Command{Use: use, Short: short, Args: words(args), SilenceUsage: true}
+	cmd := &cobra.Command{Use: use, Short: short, Args: words(args), SilenceUsage: true, ValidArgsFunction: inTurn()}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		ctx, stop := ossignal.NotifyContext(cmd.Context(), os.Interrupt)
 		defer stop()
@@ -173,6 +188,22 @@ func subcommand(use, short string, args cobra.PositionalArgs, run func(context.C
 		return exit(cmd, err)
 	}
 	return cmd
+}
+
+// groupOf has a command that only has commands below it refuse other words, which it would else answer with its help and exit code 0.
+func groupOf(cmd *cobra.Command) {
+	cmd.SilenceUsage, cmd.DisableFlagsInUseLine, cmd.SuggestionsMinimumDistance = true, true, 2
+	cmd.Args = cobra.ArbitraryArgs
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return cmd.Help()
+		}
+		meant := ""
+		if alike := cmd.SuggestionsFor(args[0]); len(alike) > 0 {
+			meant = "; did you mean " + strings.Join(alike, " or ") + "?"
+		}
+		return exit(cmd, cli.Usage("there is no command %q below %s%s", args[0], cmd.CommandPath(), meant))
+	}
 }
 
 // words has a wrong number of arguments end as every wrong usage does.
@@ -205,7 +236,7 @@ func choiceOf(cmd *cobra.Command) cli.Choice {
 func newCLI(cmd *cobra.Command) (*cli.CLI, error) {
 	flags := cmd.Flags()
 	json, _ := flags.GetBool("json")
-	c := &cli.CLI{Out: cmd.OutOrStdout(), Notes: cmd.ErrOrStderr(), JSON: json, Now: time.Now()}
+	c := &cli.CLI{Out: cmd.OutOrStdout(), Notes: cmd.ErrOrStderr(), JSON: json}
 	if site, _ := flags.GetString("api"); site != "" {
 		key := strings.TrimSpace(os.Getenv(apiKeyVariable))
 		if key == "" {
@@ -214,7 +245,7 @@ func newCLI(cmd *cobra.Command) (*cli.CLI, error) {
 		if err := checkTokenEndpoint(site, false); err != nil {
 			return nil, cli.Usage("--api: the URL %s", err)
 		}
-		c.Client = &cli.Client{Base: strings.TrimSuffix(strings.TrimSuffix(site, "/"), "/v1"), HTTP: &http.Client{}, Key: secret.New(key)}
+		c.Client = &cli.Client{Base: strings.TrimSuffix(strings.TrimSuffix(site, "/"), "/v1"), HTTP: cli.Direct(&http.Client{}), Key: secret.New(key)}
 		return c, nil
 	}
 	address, _ := flags.GetString("address")
@@ -231,7 +262,7 @@ func newCLI(cmd *cobra.Command) (*cli.CLI, error) {
 // adminClient returns a client of the admin endpoint at that address, which may be a Unix socket.
 func adminClient(address string) (*cli.Client, error) {
 	parsed, err := caddy.ParseNetworkAddress(address)
-	if err != nil || parsed.PortRangeSize() > 1 {
+	if err != nil || parsed.PortRangeSize() > 1 || strings.Contains(address, "://") { // a URL would be taken for a kind of network
 		return nil, cli.Usage("%q is not the address of an admin endpoint", address)
 	}
 	host, dial := parsed.JoinHostPort(0), parsed.JoinHostPort(0)
@@ -242,18 +273,7 @@ func adminClient(address string) (*cli.Client, error) {
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, parsed.Network, dial)
 	}}
-	return &cli.Client{Base: "http://" + host + "/" + appName, HTTP: &http.Client{Transport: transport}}, nil
-}
-
-// completeNames completes the name of a connection, from the running Caddy.
-func completeNames(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
-	c, err := newCLI(cmd)
-	if err != nil || len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-	defer cancel()
-	return c.Names(ctx, prefix), cobra.ShellCompDirectiveNoFileComp
+	return &cli.Client{Base: "http://" + host + "/" + appName, HTTP: cli.Direct(&http.Client{Transport: transport})}, nil
 }
 
 // confirm asks a person, who has to be there.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"os"
 	"strings"
 	"time"
@@ -31,6 +32,7 @@ type doctor struct {
 
 const (
 	doctorTimeout   = 30 * time.Second // each step
+	doctorPatience  = 15 * time.Second // for a lock; longer than the storage takes to see that its holder is gone
 	certEndsSoon    = 14 * 24 * time.Hour
 	clockOff        = 30 * time.Second // from here on short-lived tokens suffer
 	clockFarOff     = 5 * time.Minute  // from here on assertions and ID tokens are refused
@@ -42,6 +44,7 @@ const (
 func doctorCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "doctor [NAME]", Short: "Checks a configuration from outside in, and says what to fix", Args: words(cobra.MaximumNArgs(1)), SilenceUsage: true,
+		ValidArgsFunction: inTurn(offerNames),
 		Long: `
 Checks the configuration of --config, or of the Caddyfile in this directory, and all of its
 connections or the named one: whether storage, lock and keys work; whether the endpoints can
@@ -50,13 +53,16 @@ the redirect URI as far as that can be told without a person. Run it as the user
 runs as. Where a machine's connection is checked, one token is asked for and thrown away.`,
 	}
 	cmd.Flags().String("site", "", "Address of the site that serves oauth2_connect, such as https://app.example.com")
+	completeFlags(cmd, nil)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		flags := cmd.Flags()
 		config, _ := flags.GetString("config")
 		adapter, _ := flags.GetString("adapter")
 		asJSON, _ := flags.GetBool("json")
 		d := &doctor{report: cli.NewReport(cmd.OutOrStdout(), asJSON)}
-		d.site, _ = flags.GetString("site")
+		if err := d.setSite(flags.Lookup("site").Value.String()); err != nil {
+			return exit(cmd, err)
+		}
 		if d.configuration(config, adapter) {
 			d.examine(cmd.Context(), append(args, "")[0])
 		}
@@ -65,9 +71,26 @@ runs as. Where a machine's connection is checked, one token is asked for and thr
 	return cmd
 }
 
+// setSite takes the address of the site with oauth2_connect, without what may stand behind it.
+func (d *doctor) setSite(address string) error {
+	if address == "" {
+		return nil
+	}
+	site, err := url.Parse(address)
+	if err != nil || site.Host == "" || site.Scheme != "https" && site.Scheme != "http" {
+		return cli.Usage("--site is not an address such as https://app.example.com")
+	}
+	d.site = site.Scheme + "://" + site.Host
+	return nil
+}
+
 // configuration loads and provisions the configuration, as `caddy validate` does.
 func (d *doctor) configuration(file, adapter string) bool {
+	const check = "configuration"
 	text, used, _, err := caddycmd.LoadConfig(file, adapter)
+	if err == nil && len(text) == 0 {
+		return d.report.Fail("", check, "there is none here", "name the file with --config")
+	}
 	config := new(caddy.Config)
 	if err == nil {
 		err = json.Unmarshal(text, config)
@@ -82,10 +105,13 @@ func (d *doctor) configuration(file, adapter string) bool {
 			d.app, _ = module.(*App)
 		}
 	}
-	if err != nil {
-		return d.report.Fail("", "configuration", err.Error(), "correct it; `caddy validate` says the same")
+	switch {
+	case errors.Is(err, caddy.ErrNotConfigured):
+		return d.report.Fail("", check, cmp.Or(used, file)+" has no oauth2_inject", "add the global option oauth2_inject, or name another file with --config")
+	case err != nil:
+		return d.report.Fail("", check, err.Error(), "correct it; `caddy validate` says the same")
 	}
-	return d.report.OK("", "configuration", fmt.Sprintf("%s is valid; %d connections", cmp.Or(used, file), len(d.app.active.all())))
+	return d.report.OK("", check, fmt.Sprintf("%s is valid; %d connections", cmp.Or(used, file), len(d.app.active.all())))
 }
 
 // quietLogging keeps the log files of the configuration untouched, and standard error to the report's own words.
@@ -118,7 +144,7 @@ func (d *doctor) step(ctx context.Context, check func(context.Context)) {
 
 // storage checks that storage answers and that a lock can be had and given back.
 func (d *doctor) storage(ctx context.Context) {
-	storage := d.app.store.storage
+	storage := d.app.ctx.Storage() // as configured: what stands in front of it in the store shows neither kind nor place
 	if files, ok := storage.(*certmagic.FileStorage); ok {
 		if _, err := os.Stat(files.Path); errors.Is(err, fs.ErrNotExist) {
 			d.report.Skip("", "storage", "there is nothing at "+files.Path+" yet", "Caddy makes it when it is first needed, as the user it runs as")
@@ -128,13 +154,25 @@ func (d *doctor) storage(ctx context.Context) {
 			d.report.Skip("", "storage", files.Path+" belongs to another user", "run this as the user that Caddy runs as; a file made by you might be one that Caddy cannot write")
 			return
 		}
+		ours := files.Filename(storageRoot)
+		if owner, ok := ownerOf(ours); ok && owner != os.Geteuid() {
+			d.report.Fail("", "storage", ours+" belongs to another user than the folder that it is in", "give it, and all that is in it, to the user that Caddy runs as")
+			return
+		}
 	}
 	if _, err := storage.Load(ctx, keysetKey); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		d.report.Fail("", "storage", "it cannot be read: "+err.Error(), "check the storage's own configuration, and that it runs")
 		return
 	}
 	began := time.Now()
-	if err := storage.Lock(ctx, doctorLock); err != nil {
+	lockCtx, cancel := context.WithTimeout(ctx, doctorPatience)
+	defer cancel()
+	switch err := storage.Lock(lockCtx, doctorLock); {
+	case errors.Is(err, context.DeadlineExceeded):
+		d.report.Fail("", "lock", fmt.Sprintf("somebody has held it for %s", doctorPatience),
+			"see whether another doctor runs; else remove the lock "+doctorLock+" from the storage, and check that its clock and this machine's agree")
+		return
+	case err != nil:
 		d.report.Fail("", "lock", "it cannot be had: "+err.Error(), "check that the storage can be written")
 		return
 	}
@@ -160,7 +198,7 @@ func (d *doctor) keys(ctx context.Context) {
 	if len(keks) == 0 {
 		kek, err := keys.generatedKey(false)
 		if err != nil {
-			d.report.Fail("", "keys", err.Error(), cmp.Or(unreadableHint(err), "run this as the user that Caddy runs as"))
+			d.report.Fail("", "keys", err.Error(), "bring the file back from a backup of Caddy's data directory, or run this as the user that Caddy runs as")
 			return
 		}
 		keks = []KeyEncryptionKey{kek}
@@ -184,9 +222,9 @@ func (d *doctor) connection(ctx context.Context, c *activeConnection) {
 		pair, err := c.certificate.Load()
 		if err != nil {
 			d.report.Fail(c.name, "client certificate", err.Error(), "renew or correct the files; they are read anew for every exchange")
-		} else {
-			d.ends(c, "client certificate", pair.Leaf.NotAfter)
+			return // nothing is asked without it
 		}
+		d.ends(c, "client certificate", pair.Leaf.NotAfter)
 	}
 	server := c.plain
 	if server == nil {
@@ -198,14 +236,14 @@ func (d *doctor) connection(ctx context.Context, c *activeConnection) {
 		d.report.Fail(c.name, "discovery", err.Error(), "check the issuer, or give the endpoints")
 		return
 	}
-	reachable := true
+	unseen := make(map[string]bool)
 	for _, sight := range sights {
-		reachable = d.sight(c, sight) && reachable
+		unseen[sight.Endpoint] = !d.sight(c, sight)
 	}
-	if reachable {
+	if !unseen["token endpoint"] {
 		d.introduce(ctx, c, server.client)
 	}
-	if c.needsPerson() {
+	if c.needsPerson() && !unseen["authorization endpoint"] {
 		d.redirect(ctx, c, server)
 	}
 }
@@ -242,7 +280,6 @@ func (d *doctor) ends(c *activeConnection, what string, at time.Time) {
 // introduce checks whether the authorization server accepts this client.
 func (d *doctor) introduce(ctx context.Context, c *activeConnection, client *oauth.Client) {
 	const what = "client authentication"
-	hint := "check client_id, client_secret or the certificate, and client_auth"
 	accepted := true
 	var err error
 	switch c.settings.Grant {
@@ -261,9 +298,9 @@ func (d *doctor) introduce(ctx context.Context, c *activeConnection, client *oau
 	case err == nil:
 		d.report.Skip(c.name, what, "the server's answer does not tell", "connect an account to find out")
 	case errors.As(err, &failure) && failure.Class == oauth.Misconfigured:
-		d.report.Fail(c.name, what, err.Error()+" ("+failure.Code+")", hint)
+		d.report.Fail(c.name, what, err.Error(), "correct that in the connection, or at the provider")
 	default:
-		d.report.Warn(c.name, what, err.Error(), "try again; if it stays, "+hint)
+		d.report.Warn(c.name, what, err.Error(), "try again; if it stays, check client_id, client_secret or the certificate, and client_auth")
 	}
 }
 
@@ -299,7 +336,11 @@ func (d *doctor) redirect(ctx context.Context, c *activeConnection, server *coun
 		d.report.Fail(c.name, what, err.Error(), "correct the connection's options")
 		return
 	}
-	if sight := client.LookAt(ctx, link); sight.Err != nil || sight.Status >= 400 {
+	switch sight := client.LookAt(ctx, link); {
+	case sight.Err != nil:
+		d.report.Warn(c.name, what, sight.Err.Error(), "try again")
+		return
+	case sight.Status >= 400:
 		d.report.Fail(c.name, what, fmt.Sprintf("the authorization endpoint answers with status %d to %s", sight.Status, uri), "register exactly this redirect URI at the provider, and check client_id and scopes")
 		return
 	}

@@ -275,7 +275,7 @@ func TestGuardImports(t *testing.T) {
 		"internal/api":        {},
 		"internal/envelope":   {module + "internal/secret", "github.com/tink-crypto/tink-go/"},
 		"internal/oauth":      {module + "internal/secret", "golang.org/x/", "github.com/go-jose/go-jose/v4"},
-		"internal/cli":        {module + "internal/api", module + "internal/secret"},
+		"internal/cli":        {module + "internal/api", module + "internal/secret", "golang.org/x/text/width"},
 		"internal/alert":      {module + "internal/secret"},
 		"internal/connection": {module + "internal/secret", module + "internal/oauth"},
 		"internal/provider":   {module + "internal/oauth", "golang.org/x/oauth2"},

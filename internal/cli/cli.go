@@ -4,7 +4,7 @@
 // It decides nothing: who may do what, and what there is, is the API's word. Nor does it know Caddy's commands and flags, which the
 // package above translates into a [CLI] and a [Choice].
 //
-// It may import the standard library, internal/api for the form of the answers, and internal/secret.
+// It may import the standard library, internal/api for the form of the answers, internal/secret, and how wide characters are.
 package cli
 
 import (
@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/caddyoauth/caddyoauth/internal/api"
@@ -26,7 +25,7 @@ const (
 	ExitFailed      = 1 // anything without a code of its own
 	ExitUsage       = 2 // the call's own words are off
 	ExitNotFound    = 3 // no such connection, subject, version or key; or it is not yours to see
-	ExitRefused     = 4 // the API refuses: not allowed, in conflict, invalid
+	ExitRefused     = 4 // the API, or the provider, refuses: not allowed, in conflict, invalid
 	ExitNeedsPerson = 5 // a person has to connect the account, or did not do so in time
 	ExitUnavailable = 6 // Caddy or the provider cannot be reached at the moment; trying again helps
 )
@@ -51,6 +50,8 @@ func ExitCode(err error) int {
 	switch {
 	case refusal.Status == http.StatusNotFound:
 		return ExitNotFound
+	case refusal.Type == typeProvider: // it refuses the client, and will do so again
+		return ExitRefused
 	case refusal.Status == http.StatusTooManyRequests || refusal.Status >= http.StatusInternalServerError:
 		return ExitUnavailable
 	}
@@ -76,7 +77,6 @@ type CLI struct {
 	Notes  io.Writer // what goes on meanwhile
 	JSON   bool      // data as JSON instead of tables
 	Open   func(link string) error
-	Now    time.Time // when the command began, for "in 5 minutes"
 }
 
 // Choice says which connections, and whose token sets, a command is about.
@@ -137,7 +137,7 @@ func (c *CLI) show(value any, table func(*table)) error {
 		encoder.SetEscapeHTML(false)
 		return encoder.Encode(value)
 	}
-	t := newTable(c.Out, c.Now)
+	t := newTable(c.Out, time.Now())
 	table(t)
 	return t.flush()
 }
@@ -145,19 +145,4 @@ func (c *CLI) show(value any, table func(*table)) error {
 // note tells what goes on. With --json nothing but data goes to standard output, so it never goes there.
 func (c *CLI) note(format string, args ...any) {
 	_, _ = fmt.Fprintf(c.Notes, format+"\n", args...)
-}
-
-// Names returns the names of the connections that begin with a text, for completion.
-func (c *CLI) Names(ctx context.Context, prefix string) []string {
-	all, err := c.connections(ctx, "")
-	if err != nil {
-		return nil // completion has no place for errors
-	}
-	var names []string
-	for _, one := range all {
-		if strings.HasPrefix(one.Name, prefix) {
-			names = append(names, one.Name)
-		}
-	}
-	return names
 }

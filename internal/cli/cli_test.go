@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -23,7 +24,7 @@ func served(t *testing.T, answer http.HandlerFunc) (c *CLI, out, notes *bytes.Bu
 	server := httptest.NewServer(answer)
 	t.Cleanup(server.Close)
 	out, notes = new(bytes.Buffer), new(bytes.Buffer)
-	return &CLI{Client: &Client{Base: server.URL, HTTP: server.Client()}, Out: out, Notes: notes, Now: time.Unix(1_800_000_000, 0)}, out, notes
+	return &CLI{Client: &Client{Base: server.URL, HTTP: server.Client()}, Out: out, Notes: notes}, out, notes
 }
 
 func data(w http.ResponseWriter, total int, value any) {
@@ -46,6 +47,13 @@ func TestExitCodes(t *testing.T) {
 			t.Errorf("%d: exit code %d, %v", status, ExitCode(err), err)
 		}
 	}
+	refused, _, _ := served(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusBadGateway)
+		fmt.Fprint(w, `{"error":{"type":"provider_error","message":"it refuses the client"}}`)
+	})
+	if err := refused.List(t.Context(), Choice{}); ExitCode(err) != ExitRefused {
+		t.Errorf("a client that is refused is no outage: %d, %v", ExitCode(err), err)
+	}
 	gone := httptest.NewServer(nil)
 	gone.Close()
 	c := &CLI{Client: &Client{Base: gone.URL, HTTP: &http.Client{}}}
@@ -65,6 +73,37 @@ func TestNotAnAPI(t *testing.T) {
 		if err := c.List(t.Context(), Choice{}); err == nil || !strings.Contains(err.Error(), "Caddy's API") {
 			t.Errorf("%q: %v", body, err)
 		}
+	}
+}
+
+// TestElsewhere: a 404 of something else does not mean that there is no such connection, and Caddy's own words are passed on.
+func TestElsewhere(t *testing.T) {
+	t.Parallel()
+	for body, want := range map[string]string{
+		"": "is this the address", "<html>": "is this the address", `{"error":"oauth2_inject is not configured"}`: "oauth2_inject is not configured",
+	} {
+		c, _, _ := served(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(404); fmt.Fprint(w, body) })
+		if err := c.List(t.Context(), Choice{}); ExitCode(err) != ExitFailed || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: exit code %d, %v", body, ExitCode(err), err)
+		}
+	}
+}
+
+// TestAttackRedirect: the key is sent to the address that was given, and wherever that points to it is not.
+func TestAttackRedirect(t *testing.T) {
+	t.Parallel()
+	leaked := false
+	thief := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		leaked = leaked || r.Header.Get("Authorization") != ""
+	}))
+	defer thief.Close()
+	c, _, _ := served(t, func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, thief.URL, http.StatusTemporaryRedirect)
+	})
+	c.Client.HTTP, c.Client.Key = Direct(&http.Client{}), secret.New("seeded-key")
+	err := c.List(t.Context(), Choice{})
+	if leaked || ExitCode(err) != ExitFailed || !strings.Contains(fmt.Sprint(err), "leads elsewhere") {
+		t.Errorf("leaked %v, exit code %d, %v", leaked, ExitCode(err), err)
 	}
 }
 
@@ -136,7 +175,7 @@ func TestConnectWaits(t *testing.T) {
 	for comes, want := range map[bool]int{true: ExitDone, false: ExitNeedsPerson} {
 		synctest.Test(t, func(t *testing.T) {
 			began := time.Now()
-			c := &CLI{Out: new(bytes.Buffer), Notes: new(bytes.Buffer), Now: began}
+			c := &CLI{Out: new(bytes.Buffer), Notes: new(bytes.Buffer)}
 			c.Client = &Client{Base: "http://caddy", HTTP: &http.Client{Transport: inMemory(func(w http.ResponseWriter, r *http.Request) {
 				token := api.Token{Status: "authorization_required", Generation: 3}
 				if comes && time.Since(began) > 5*time.Minute {
@@ -161,6 +200,130 @@ func TestConnectWaits(t *testing.T) {
 		})
 	}
 }
+
+// TestConnectTellsTheTime: how far away a time is, is said as of the end, not of when the command began. And a token set that cannot be
+// prolonged is one as well.
+func TestConnectTellsTheTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began, out := time.Now(), new(bytes.Buffer)
+		c := &CLI{Out: out, Notes: new(bytes.Buffer)}
+		c.Client = &Client{Base: "http://caddy", HTTP: &http.Client{Transport: inMemory(func(w http.ResponseWriter, r *http.Request) {
+			token := api.Token{Status: "authorization_required"}
+			if time.Since(began) > 10*time.Minute {
+				end := began.Add(70 * time.Minute)
+				token = api.Token{Status: "expiring", Generation: 1, ExpiresAt: &end}
+			}
+			switch {
+			case r.Method == http.MethodPost:
+				data(w, 0, api.Link{AuthorizeURL: "https://app.example/connect"})
+			case strings.HasSuffix(r.URL.Path, "/secrets"):
+				data(w, 1, []api.Secret{{ID: "1", Name: "drive"}})
+			default:
+				data(w, 0, token)
+			}
+		})}}
+		if err := c.Connect(t.Context(), Choice{Name: "drive", Subject: "jane"}, 15*time.Minute); err != nil || !strings.Contains(out.String(), "(in 59m)") {
+			t.Errorf("%v\n%s", err, out)
+		}
+	})
+}
+
+// TestPersonIsNeeded: what only a person can help with has a code of its own, and other conflicts do not.
+func TestPersonIsNeeded(t *testing.T) {
+	t.Parallel()
+	for status, want := range map[string]int{
+		"revoked": ExitNeedsPerson, "authorization_required": ExitNeedsPerson, "lost_rotation": ExitNeedsPerson, "disconnected": ExitNeedsPerson,
+		"active": ExitRefused, "failing": ExitRefused,
+	} {
+		c, _, _ := served(t, func(w http.ResponseWriter, r *http.Request) {
+			switch {
+			case r.Method == http.MethodPost:
+				w.WriteHeader(http.StatusConflict)
+				fmt.Fprint(w, `{"error":{"type":"conflict","message":"the reason"}}`)
+			case strings.HasSuffix(r.URL.Path, "/secrets"):
+				data(w, 1, []api.Secret{{ID: "1", Name: "drive"}})
+			default:
+				data(w, 0, api.Token{Status: status})
+			}
+		})
+		for name, do := range map[string]func(context.Context, Choice) error{"refresh": c.Refresh, "test": c.Test} {
+			if err := do(t.Context(), Choice{Name: "drive", Subject: "jane"}); ExitCode(err) != want || !strings.Contains(err.Error(), "the reason") {
+				t.Errorf("%s of what is %s: exit code %d, %v", name, status, ExitCode(err), err)
+			}
+		}
+	}
+}
+
+// TestWrongUsage: what cannot be meant is not sent.
+func TestWrongUsage(t *testing.T) {
+	t.Parallel()
+	c, _, _ := served(t, func(http.ResponseWriter, *http.Request) { t.Error("it was sent") })
+	for what, err := range map[string]error{
+		"connect": c.Connect(t.Context(), Choice{Name: "x"}, -time.Second), "rekey": c.Rekey(t.Context(), -time.Second),
+		"a version in words": c.RollBack(t.Context(), Choice{Name: "x"}, "first"), "version 0": c.RollBack(t.Context(), Choice{Name: "x"}, "0"),
+	} {
+		if ExitCode(err) != ExitUsage {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
+// TestCompletion: what a shell offers are the words that begin so, and none that steers the terminal.
+func TestCompletion(t *testing.T) {
+	t.Parallel()
+	c, _, _ := served(t, func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/api-keys"):
+			data(w, 2, []api.Key{{Name: "ci"}, {Name: "cd"}})
+		case strings.HasSuffix(r.URL.Path, "/subjects"):
+			data(w, 2, []api.Token{{Subject: "jane"}, {Subject: "joe"}})
+		case strings.HasSuffix(r.URL.Path, "/versions"):
+			data(w, 3, []api.Version{{Version: 12, Current: true}, {Version: 11}, {Version: 9}})
+		default:
+			data(w, 3, []api.Secret{{ID: "1", Name: "drive"}, {ID: "2", Name: "mail"}, {ID: "3", Name: "dr\x1b[2J"}})
+		}
+	})
+	choice := Choice{Name: "drive"}
+	for want, got := range map[string][]string{
+		"[drive]": c.Names(t.Context(), "dr"), "[drive mail]": c.Names(t.Context(), ""), "[cd]": c.KeyNames(t.Context(), "cd"),
+		"[jane]": c.Subjects(t.Context(), choice, "ja"), "[11]": c.Versions(t.Context(), choice, "1"), "[]": c.Subjects(t.Context(), Choice{Name: "x"}, ""),
+	} {
+		if fmt.Sprint(got) != want {
+			t.Errorf("%q, want %s", got, want)
+		}
+	}
+}
+
+// TestColumns: they begin where the terminal shows it, which is not where characters or bytes are counted.
+func TestColumns(t *testing.T) {
+	t.Parallel()
+	out := new(bytes.Buffer)
+	tab := newTable(out, time.Now())
+	tab.row("NAME", "STATUS")
+	tab.row("Bäckerei", "a")
+	tab.row("e\u0301t\u00e9", "b")
+	tab.row("日本語", "c")
+	tab.row("🍞🥖", "d")
+	tab.line("")
+	tab.row("x", "y")
+	if err := tab.flush(); err != nil {
+		t.Fatal(err)
+	}
+	want := "NAME      STATUS\nBäckerei  a\ne\u0301t\u00e9       b\n日本語    c\n🍞🥖      d\n\nx  y\n"
+	if out.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", out, want)
+	}
+	broken := newTable(brokenPipe{}, time.Now())
+	broken.row("x")
+	if err := broken.flush(); err == nil {
+		t.Error("that nobody could be told is not told")
+	}
+}
+
+// brokenPipe is a reader who has left.
+type brokenPipe struct{}
+
+func (brokenPipe) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
 
 // inMemory answers requests without a network, which virtual time does not know.
 type inMemory http.HandlerFunc

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -42,6 +43,9 @@ func (r *Refusal) Error() string {
 	return r.Message
 }
 
+// typeProvider is the type of the API's answer when the provider refuses our client.
+const typeProvider = "provider_error"
+
 // errUnreachable marks that nobody answered.
 var errUnreachable = errors.New("reach Caddy's API")
 
@@ -49,7 +53,19 @@ var errUnreachable = errors.New("reach Caddy's API")
 type envelope struct {
 	Data  json.RawMessage `json:"data"`
 	Meta  struct{ Total int }
-	Error struct{ Type, Message string }
+	Error reason
+}
+
+// reason says why not. Caddy's admin endpoint itself gives a text alone.
+type reason struct{ Type, Message string }
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (r *reason) UnmarshalJSON(text []byte) error {
+	if json.Unmarshal(text, &r.Message) == nil {
+		return nil
+	}
+	type plain reason
+	return json.Unmarshal(text, (*plain)(r))
 }
 
 // ask is a request to the API.
@@ -84,12 +100,23 @@ func (c *Client) exchange(ctx context.Context, what ask) (*envelope, error) {
 	answer := new(envelope)
 	decodeErr := json.Unmarshal(text, answer)
 	switch {
+	case status == http.StatusNotFound && answer.Error.Type == "": // nobody says so who knows connections
+		return nil, fmt.Errorf("read the answer of Caddy's API: %s; is this the address of the API?", cmp.Or(answer.Error.Message, "there is none"))
+	case status >= http.StatusMultipleChoices && status < http.StatusBadRequest:
+		return nil, fmt.Errorf("read the answer of Caddy's API: it leads elsewhere (%d); give the address that it leads to", status)
 	case status >= http.StatusBadRequest:
 		return nil, &Refusal{Status: status, Type: answer.Error.Type, Message: answer.Error.Message}
 	case decodeErr != nil:
 		return nil, errors.New("read the answer of Caddy's API: it is not JSON; is this the address of the API?")
 	}
 	return answer, nil
+}
+
+// Direct makes an HTTP client follow no redirect: the API has none, and a key does not go where somebody else points to, nor in the clear to
+// the same host.
+func Direct(client *http.Client) *http.Client {
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return client
 }
 
 func (c *Client) request(ctx context.Context, what ask) (*http.Request, error) {

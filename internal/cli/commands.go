@@ -2,8 +2,10 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -149,6 +151,9 @@ const connectPoll = time.Second
 // Connect gives out, or opens, the link on which a person connects the account, and waits until that has happened. wait 0 does not
 // wait.
 func (c *CLI) Connect(ctx context.Context, choice Choice, wait time.Duration) error {
+	if wait < 0 {
+		return Usage("the time to wait is below zero")
+	}
 	to, err := c.find(ctx, choice)
 	if err != nil {
 		return err
@@ -190,12 +195,16 @@ func (c *CLI) awaitConnected(ctx context.Context, to target, choice Choice, befo
 	for {
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%w: nobody has connected %q in time; the link can still be used", errNeedsPerson, to.name)
+			when := "in time"
+			if errors.Is(ctx.Err(), context.Canceled) {
+				when = "yet"
+			}
+			return fmt.Errorf("%w: nobody has connected %q %s; the link can still be used", errNeedsPerson, to.name, when)
 		case <-ticker.C:
 		}
 		token, err := c.token(ctx, to, choice)
 		switch code := ExitCode(err); {
-		case err == nil && token.Generation > before && token.Status == "active":
+		case err == nil && token.Generation > before && (token.Status == "active" || token.Status == "expiring"):
 			return c.show(token, func(t *table) { t.field("Connected", to.name); t.token(token) })
 		case err == nil, code == ExitNotFound, code == ExitUnavailable: // not yet, or Caddy is being restarted
 		case ctx.Err() == nil:
@@ -209,7 +218,7 @@ func (c *CLI) Refresh(ctx context.Context, choice Choice) error {
 	var token api.Token
 	to, err := c.act(ctx, choice, "/refresh", &token)
 	if err != nil {
-		return err
+		return c.personWanted(ctx, choice, to, err)
 	}
 	return c.show(token, func(t *table) { t.field("Refreshed", to.name); t.token(token) })
 }
@@ -224,12 +233,28 @@ func (c *CLI) act(ctx context.Context, choice Choice, action string, result any)
 	return to, err
 }
 
+// personWanted makes the refusal of what needs a token an error with a code of its own, if it is a person that is missing.
+func (c *CLI) personWanted(ctx context.Context, choice Choice, to target, err error) error {
+	var refusal *Refusal
+	if !errors.As(err, &refusal) || refusal.Status != http.StatusConflict {
+		return err
+	}
+	token, lookErr := c.token(ctx, to, choice)
+	if lookErr == nil && slices.Contains(needPerson, token.Status) {
+		return fmt.Errorf("%w: %w", errNeedsPerson, err)
+	}
+	return err
+}
+
+// needPerson are the states that only a person leads out of.
+var needPerson = []string{"authorization_required", "revoked", "lost_rotation", "disconnected"}
+
 // Test asks the provider's API whose token it is. A token, scope or API at fault is an error, after it was shown.
 func (c *CLI) Test(ctx context.Context, choice Choice) error {
 	var result api.TestResult
 	to, err := c.act(ctx, choice, "/test", &result)
 	if err != nil {
-		return err
+		return c.personWanted(ctx, choice, to, err)
 	}
 	err = c.show(result, func(t *table) {
 		t.field("Connection", to.name)
@@ -291,7 +316,7 @@ func (c *CLI) History(ctx context.Context, choice Choice) error {
 
 // RollBack brings an earlier version back.
 func (c *CLI) RollBack(ctx context.Context, choice Choice, version string) error {
-	if _, err := strconv.ParseUint(version, 10, 64); err != nil {
+	if number, err := strconv.ParseUint(version, 10, 64); err != nil || number == 0 {
 		return Usage("%q is not the number of a version; `history` shows them", version)
 	}
 	var token api.Token

@@ -97,6 +97,9 @@ func (c *CLI) KeyStatus(ctx context.Context) error {
 
 // Rekey begins to replace the data key, or goes on with it, and waits until it is done; wait 0 does not wait.
 func (c *CLI) Rekey(ctx context.Context, wait time.Duration) error {
+	if wait < 0 {
+		return Usage("the time to wait is below zero")
+	}
 	var status api.SealingKeys
 	if _, err := c.Client.call(ctx, ask{http.MethodPost, "/v1/sealing-keys/rekey", nil}, &status); err != nil {
 		return err

@@ -67,7 +67,7 @@ func (r *Report) add(f Finding) {
 	}
 }
 
-// Finish writes the report as JSON, if that was asked for, and returns an error if a check has failed.
+// Finish writes the report as JSON, if that was asked for, or else its sum, and returns an error if a check has failed.
 func (r *Report) Finish() error {
 	if r.json {
 		encoder := json.NewEncoder(r.out)
@@ -77,11 +77,12 @@ func (r *Report) Finish() error {
 			return err
 		}
 	}
-	switch r.failed {
-	case 0:
-		return nil
-	case 1:
-		return errors.New("1 check failed")
+	text := fmt.Sprintf("%d of %d checks failed", r.failed, len(r.findings))
+	if !r.json {
+		_, _ = fmt.Fprintf(r.out, "\n%s\n", text)
 	}
-	return fmt.Errorf("%d checks failed", r.failed)
+	if r.failed == 0 {
+		return nil
+	}
+	return errors.New(text)
 }

@@ -4,21 +4,24 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"text/tabwriter"
 	"time"
 	"unicode"
+
+	"golang.org/x/text/width"
 )
 
 // table writes columns that are as wide as they need to be, without colours: it is read in logs and over serial lines as well.
 type table struct {
-	writer *tabwriter.Writer
-	now    time.Time
-	err    error
+	out  io.Writer
+	now  time.Time
+	rows [][]string // since the last line of text; columns run through them
+	err  error
 }
 
-func newTable(out io.Writer, now time.Time) *table {
-	return &table{writer: tabwriter.NewWriter(out, 0, 4, 2, ' ', 0), now: now}
-}
+// columnGap stands between two columns.
+const columnGap = 2
+
+func newTable(out io.Writer, now time.Time) *table { return &table{out: out, now: now} }
 
 // row writes one line. An empty cell is a dash, so that columns can be counted.
 func (t *table) row(cells ...string) {
@@ -27,9 +30,7 @@ func (t *table) row(cells ...string) {
 			cells[i] = "-"
 		}
 	}
-	if _, err := fmt.Fprintln(t.writer, strings.Join(cells, "\t")); err != nil {
-		t.err = err
-	}
+	t.rows = append(t.rows, cells)
 }
 
 // field writes a name and its value, or nothing for an empty one.
@@ -39,18 +40,60 @@ func (t *table) field(name, value string) {
 	}
 }
 
-// line writes a line of text, or an empty one.
+// line writes a line of text, or an empty one. Columns begin anew after it.
 func (t *table) line(text string) {
-	if _, err := fmt.Fprintln(t.writer, printable(text)); err != nil {
+	t.writeRows()
+	t.write(printable(text))
+}
+
+func (t *table) flush() error {
+	t.writeRows()
+	return t.err
+}
+
+func (t *table) writeRows() {
+	var widths []int
+	for _, cells := range t.rows {
+		for i, cell := range cells {
+			if i == len(widths) {
+				widths = append(widths, 0)
+			}
+			widths[i] = max(widths[i], columns(cell))
+		}
+	}
+	for _, cells := range t.rows {
+		var text strings.Builder
+		for i, cell := range cells {
+			text.WriteString(cell)
+			if i < len(cells)-1 {
+				text.WriteString(strings.Repeat(" ", widths[i]-columns(cell)+columnGap))
+			}
+		}
+		t.write(text.String())
+	}
+	t.rows = nil
+}
+
+func (t *table) write(text string) {
+	if _, err := fmt.Fprintln(t.out, text); err != nil && t.err == nil {
 		t.err = err
 	}
 }
 
-func (t *table) flush() error {
-	if t.err != nil {
-		return t.err
+// columns counts the cells of a terminal that a text takes: two for most characters of East Asia and for pictures, none for accents that
+// stand over the one before (Unicode Standard Annex 11).
+func columns(text string) (n int) {
+	for _, r := range text {
+		kind := width.LookupRune(r).Kind()
+		switch {
+		case unicode.In(r, unicode.Mn, unicode.Me):
+		case kind == width.EastAsianWide || kind == width.EastAsianFullwidth:
+			n += 2
+		default:
+			n++
+		}
 	}
-	return t.writer.Flush()
+	return n
 }
 
 // printable takes out what would steer a terminal: labels of accounts are foreign text.

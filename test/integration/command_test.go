@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -151,6 +152,102 @@ func examine(c *console, op *lab.OP, address string) {
 		}
 		if strings.Contains(out+notes, lab.Secret) {
 			c.t.Error("doctor writes a secret")
+		}
+	}
+}
+
+// TestCommandLine: the words of a call, where it asks, and what a shell offers.
+func TestCommandLine(t *testing.T) {
+	t.Parallel()
+	address, socket := freeAddress(t), filepath.Join(t.TempDir(), "admin")
+	op := lab.StartOP(t, lab.Options{AccessTokenTTL: time.Minute})
+	config := "\toauth2_inject {\n\t\tstored_connections\n" +
+		connection("machine", "token_endpoint "+op.TokenEndpoint(), "client_id "+lab.ClientBasic, "client_secret "+lab.Secret) +
+		connection("日本語", "token_endpoint "+op.TokenEndpoint(), "client_id "+lab.ClientBasic, "client_secret seeded-wrong") +
+		connection("drive", "issuer "+op.Issuer(), "client_id "+lab.ClientWeb, "client_secret "+lab.Secret, "subject {http.request.header.X-User}") + "\t}"
+	site := fmt.Sprintf("http://%s {\n\thandle /oauth2/* {\n\t\toauth2_api\n\t}\n}\n", address)
+	c := &console{Caddy: start(t, t.TempDir(), config, site), t: t, secrets: []string{lab.Secret, "seeded-"}}
+
+	for code, calls := range map[int][]string{
+		0: {"", "list --help", "refresh machine", "refresh machine"},
+		2: {
+			"nonsense", "apikey nonsense", "list more", "show", "rollback machine", "connect drive -s x --wait -1s", "rekey --wait soon",
+			"apikey create x --expires-in -1h", "apikey create x --expires-in 0", "list --address http://" + address, "list --api http://ops.example.com",
+			"show drive --nonsense", "doctor a b", "doctor --site app.example.com",
+		},
+		3: {"show nobody"},
+		4: {"refresh 日本語", "test machine", "connect machine", "apikey create x --role king"},
+		5: {"refresh drive -s nobody"},
+		6: {"list --address " + freeAddress(t), "list --address unix/" + socket},
+	} {
+		for _, call := range calls {
+			out, notes, got := c.Command(t, append([]string{"oauth2-inject", "--config", c.Config()}, strings.Fields(call)...)...)
+			if got != code {
+				t.Errorf("%q: exit code %d, want %d\n%.300s%.300s", call, got, code, out, notes)
+			}
+		}
+	}
+	if _, notes, _ := c.Command(t, "oauth2-inject", "shwo"); !strings.Contains(notes, "did you mean show?") {
+		t.Errorf("no suggestion in %s", notes)
+	}
+	if keys := c.run(0, "apikey", "list", "--json"); strings.TrimSpace(keys) != "[]" {
+		t.Errorf("a wrong call has made a key: %s", keys)
+	}
+	throughSite(c, address)
+	throughSocket(c, config, site, socket)
+}
+
+// throughSite uses the API on the site, with a key that may do little.
+func throughSite(c *console, address string) {
+	c.t.Helper()
+	key := strings.TrimSpace(c.run(0, "apikey", "create", "viewer"))
+	c.secrets = append(c.secrets, key)
+	c.t.Cleanup(c.With("OAUTH2_INJECT_API_KEY=" + key))
+	site := []string{"--api", "http://" + address + "/oauth2"}
+	c.wants(append([]string{"list"}, site...), "machine", "connected")
+	c.wants(append([]string{"list", "--json"}, site...), `"name": "machine"`)
+	c.wants(append([]string{"show", "machine"}, site...), "active")
+	c.run(4, append([]string{"refresh", "machine"}, site...)...) // a viewer may not
+	c.run(1, "list", "--api", "http://"+address+"/elsewhere")
+	c.wants([]string{"apikey", "revoke", "viewer"}, "Revoked")
+	lab.Eventually(c.t, "a revoked key opens nothing", func() error {
+		if _, _, code := c.Command(c.t, append([]string{"oauth2-inject", "list"}, site...)...); code != 4 {
+			return fmt.Errorf("exit code %d", code)
+		}
+		return nil
+	})
+}
+
+// throughSocket has the shell complete words, from an admin endpoint on a Unix socket.
+func throughSocket(c *console, config, site, socket string) {
+	c.t.Helper()
+	c.Reload(c.t, "admin unix/"+socket+"\n"+config, site)
+	at := []string{"--address", "unix/" + socket}
+	c.wants(append([]string{"list"}, at...), "machine", "日本語")
+	c.wants(append([]string{"apikey", "create", "ci"}, at...))
+	for line, want := range map[string]string{
+		"show ": "drive machine 日本語", "show ma": "machine", "refresh 日": "日本語", "rollback machine ": "1", "rollback machine 1 ": "", "list ": "",
+		"show drive --subject ": "", "apikey revoke ": "ci", "apikey create x --role ": "admin operator viewer", "apikey ": "create list revoke", "doc": "doctor",
+	} {
+		words := strings.Split(line, " ")
+		out, _, _ := c.Command(c.t, slices.Concat([]string{"__complete", "oauth2-inject"}, at, words)...)
+		var offered []string
+		for text := range strings.Lines(out) {
+			if word, _, _ := strings.Cut(strings.TrimSpace(text), "\t"); !strings.HasPrefix(word, ":") {
+				offered = append(offered, word)
+			}
+		}
+		slices.Sort(offered)
+		if got := strings.Join(offered, " "); got != want {
+			c.t.Errorf("%q offers %q, want %q", line, got, want)
+		}
+		if !strings.HasSuffix(strings.TrimSpace(out), ":4") { // no files: none of our words is one
+			c.t.Errorf("%q has the shell offer files", line)
+		}
+	}
+	for _, shell := range []string{"bash", "zsh", "fish", "powershell"} {
+		if out, _, code := c.Command(c.t, "completion", shell); code != 0 || !strings.Contains(out, "__complete") {
+			c.t.Errorf("completion %s: exit code %d", shell, code)
 		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -116,6 +117,13 @@ func (c *Caddy) Command(t testing.TB, args ...string) (out, notes string, code i
 		t.Fatal(err)
 	}
 	return stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()
+}
+
+// With sets a variable, "NAME=value", for the commands from now on, and returns what takes it back.
+func (c *Caddy) With(variable string) (back func()) {
+	before := c.cmd.Env
+	c.cmd.Env = append(slices.Clone(before), variable)
+	return func() { c.cmd.Env = before }
 }
 
 // Config is the file that the process was started with.
