@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/caddyoauth/caddyoauth/test/openapi"
 )
 
 // restSite is a running Caddy with the REST API. Who calls is what the header X-User says, so that a test can be anybody.
@@ -15,6 +17,7 @@ type restSite struct {
 	*site
 	auth *authServer
 	up   *upstream
+	doc  openapi.Document // with which every answer is compared
 }
 
 const apiDirective = `oauth2_api {
@@ -85,10 +88,28 @@ func (a *restSite) call(method, path, body string, headers ...string) *reply {
 	if err := json.Unmarshal([]byte(out.body), out); err != nil && method != http.MethodHead {
 		a.t.Fatalf("%s %s: %d %q: %v", method, path, out.status, out.body, err)
 	}
+	a.documented(method, path, out.answer)
 	if out.header.Get("X-Request-Id") == "" || out.Meta.RequestID != out.header.Get("X-Request-Id") && method != http.MethodHead {
 		a.t.Errorf("%s %s: request ID %q and %q", method, path, out.Meta.RequestID, out.header.Get("X-Request-Id"))
 	}
 	return out
+}
+
+// documented fails the test if an answer is not as the OpenAPI document says.
+func (a *restSite) documented(method, path string, got answer) {
+	a.t.Helper()
+	if a.doc == nil {
+		served := a.get("/oauth2/v1/openapi.json")
+		var err error
+		if a.doc, err = openapi.Parse([]byte(served.body)); err != nil || served.status != http.StatusOK {
+			a.t.Fatalf("%d %v", served.status, err)
+		}
+	}
+	path, _, _ = strings.Cut(path, "?")
+	answer := openapi.Answer{Method: method, Path: path, Status: got.status, Header: got.header, Body: []byte(got.body)}
+	for _, fault := range a.doc.Check(answer) {
+		a.t.Errorf("%s %s: %s: %s", method, path, fault, got.body)
+	}
 }
 
 // is fails the test unless the status is that one.

@@ -52,29 +52,29 @@ type (
 	secretBody struct {
 		Name              string                     `json:"name,omitempty" doc:"Required. Letters, digits, dots, dashes and underscores; spaces become underscores. It cannot be changed."`
 		SecretType        string                     `json:"secret_type,omitempty" enum:"oauth2,certificate" doc:"Required at /v1/secrets."`
-		Description       string                     `json:"description,omitempty"`
+		Description       string                     `json:"description,omitempty" nullable:"true"`
 		CollectionID      *string                    `json:"collection_id,omitempty" format:"uuid"`
 		Tenant            string                     `json:"tenant,omitempty" doc:"For callers that may act for several tenants."`
 		Provider          string                     `json:"provider,omitempty" doc:"Required for a connection: google, github, salesforce, microsoft, slack, another preset, or custom."`
-		ProviderParams    map[string]string          `json:"provider_params,omitempty" doc:"Parameters of the preset, such as the tenant of microsoft."`
+		ProviderParams    map[string]string          `json:"provider_params,omitempty" nullable:"true" doc:"Parameters of the preset, such as the tenant of microsoft."`
 		ClientID          string                     `json:"client_id,omitempty" doc:"Required for a connection."`
-		ClientSecret      string                     `json:"client_secret,omitempty" doc:"Required unless mtls_certificate_id or client_key is given, grant_type is implicit, or client_auth is none." writeOnly:"true"`
-		GrantType         string                     `json:"grant_type,omitempty" enum:"authorization_code,client_credentials,password,implicit" doc:"Default: authorization_code."`
-		Scopes            []string                   `json:"scopes,omitempty" doc:"Default: what the preset recommends."`
-		AuthURL           string                     `json:"auth_url,omitempty" format:"uri" doc:"Required for custom, where the grant sends people there."`
-		TokenURL          string                     `json:"token_url,omitempty" format:"uri" doc:"Required for custom."`
-		Username          string                     `json:"username,omitempty" doc:"For the password grant."`
-		Password          string                     `json:"password,omitempty" doc:"For the password grant." writeOnly:"true"`
+		ClientSecret      string                     `json:"client_secret,omitempty" nullable:"true" doc:"Required unless mtls_certificate_id or client_key is given, grant_type is implicit, or client_auth is none." writeOnly:"true"`
+		GrantType         string                     `json:"grant_type,omitempty" nullable:"true" enum:"authorization_code,client_credentials,password,implicit" doc:"Default: authorization_code."`
+		Scopes            []string                   `json:"scopes,omitempty" nullable:"true" doc:"Default: what the preset recommends."`
+		AuthURL           string                     `json:"auth_url,omitempty" nullable:"true" format:"uri" doc:"Required for custom, where the grant sends people there."`
+		TokenURL          string                     `json:"token_url,omitempty" nullable:"true" format:"uri" doc:"Required for custom."`
+		Username          string                     `json:"username,omitempty" nullable:"true" doc:"For the password grant."`
+		Password          string                     `json:"password,omitempty" nullable:"true" doc:"For the password grant." writeOnly:"true"`
 		MTLSCertificateID *string                    `json:"mtls_certificate_id,omitempty" format:"uuid" doc:"A certificate with a key, shown to the token endpoint (RFC 8705)."`
 		CACertificateID   *string                    `json:"ca_certificate_id,omitempty" format:"uuid" doc:"A certificate to trust as the token endpoint, instead of the public authorities."`
 		BaseEnvironment   string                     `json:"base_environment,omitempty" doc:"Which environment the fields are for. Default: production."`
-		Environments      map[string]json.RawMessage `json:"environments,omitempty" doc:"Overriding fields, by environment: client, endpoints, account, scopes and hosts."`
-		Certificate       string                     `json:"certificate,omitempty" doc:"Of a certificate: its PEM chain. Leave it out for a key that only signs."`
-		PrivateKey        string                     `json:"private_key,omitempty" doc:"Of a certificate: its PEM key. Leave it out for one that is only trusted. A key alone may be a JSON Web Key." writeOnly:"true"`
+		Environments      map[string]json.RawMessage `json:"environments,omitempty" nullable:"true" doc:"Overriding fields, by environment: client, endpoints, account, scopes and hosts."`
+		Certificate       string                     `json:"certificate,omitempty" nullable:"true" doc:"Of a certificate: its PEM chain. Leave it out for a key that only signs."`
+		PrivateKey        string                     `json:"private_key,omitempty" nullable:"true" doc:"Of a certificate: its PEM key. Leave it out for one that is only trusted. A key alone may be a JSON Web Key." writeOnly:"true"`
 	}
 	collectionBody struct {
 		Name        string `json:"name,omitempty"`
-		Description string `json:"description,omitempty"`
+		Description string `json:"description,omitempty" nullable:"true"`
 		Tenant      string `json:"tenant,omitempty" doc:"For callers that may act for several tenants."`
 	}
 	keyBody struct {
@@ -83,7 +83,7 @@ type (
 		Collections []string   `json:"collections,omitempty" doc:"IDs. Default: everything in the tenant."`
 		Tenant      string     `json:"tenant,omitempty" doc:"For callers that may act for several tenants."`
 		AllTenants  bool       `json:"all_tenants,omitempty" doc:"Only callers that may act for all tenants can give it."`
-		ExpiresAt   *time.Time `json:"expires_at,omitempty" doc:"Default: never."`
+		ExpiresAt   *time.Time `json:"expires_at,omitempty" nullable:"true" doc:"Default: never."`
 	}
 )
 

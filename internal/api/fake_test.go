@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -17,6 +18,7 @@ type fake struct {
 	reached []string
 	events  []AuditEvent
 	err     error // what every operation answers
+	unready bool
 }
 
 // What there is: one secret, one collection and one key in each of two tenants, and one secret in no collection.
@@ -166,6 +168,9 @@ func newFake() (*API, *fake) {
 	return New(Service{
 		Secrets: fakeSecrets{f}, Tokens: fakeTokens{f}, Versions: fakeTokens{f}, Collections: fakeCollections{f}, Keys: fakeKeys{f}, Sealing: fakeSealing{f},
 		Health: func(context.Context) Health {
+			if f.unready {
+				return Health{Status: "unready"}
+			}
 			return Health{Status: "ok", Checks: []HealthCheck{{Name: "storage", OK: true}}}
 		},
 		Trail: func() []AuditEvent {
@@ -187,8 +192,15 @@ func ask(t testing.TB, a *API, caller *Caller, r *http.Request) *httptest.Respon
 	a.Serve(w, r, path, Access{
 		Address: func(*http.Request) string { return "192.0.2.1" },
 		Identify: func(*http.Request) (Caller, error) {
-			if caller == nil {
+			switch {
+			case caller == nil:
 				return Caller{}, Unauthorized()
+			case caller.Name == "too many":
+				return Caller{}, &Error{Status: http.StatusTooManyRequests, Type: typeRate, RetryAfter: 1}
+			case caller.Name == "broken":
+				return Caller{}, errors.New("words that are nobody's business")
+			case caller.Name == "unavailable":
+				return Caller{}, Unavailable(0, "later")
 			}
 			return *caller, nil
 		},

@@ -124,7 +124,7 @@ func expected(r *route, caller *Caller) int {
 }
 
 // tellsNothing compares the answer about something that this caller must not know of with the one about something that is not there.
-func tellsNothing(t *testing.T, a *API, f *fake, caller *Caller, r *route) { //nolint:revive // the parts of one comparison
+func tellsNothing(t *testing.T, a *API, f *fake, caller *Caller, r *route) {
 	t.Helper()
 	if !strings.Contains(r.path, "{id}") || caller != nil && caller.in("evil", theirShop) >= Viewer {
 		return

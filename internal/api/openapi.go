@@ -48,13 +48,34 @@ func (a *API) Document(prefix string) map[string]any {
 			"schemas":         s.named,
 			"responses":       errorResponses(),
 			"securitySchemes": securitySchemes(),
-			"headers": object{
-				"ETag":         object{"description": "The revision, to be sent as If-Match.", "schema": object{"type": "string"}},
-				"X-Request-Id": object{"description": "Names the request in the log.", "schema": object{"type": "string"}},
-				"Retry-After":  object{"description": "Seconds to wait.", "schema": object{"type": "integer"}},
-			},
+			"headers":         headers,
 		},
 	}
+}
+
+// headers are those that answers have, besides what HTTP itself needs.
+var headers = object{
+	"Cache-Control":          header("Always no-store.", true),
+	"ETag":                   header("The revision, to be sent as If-Match. Left out for what comes from the configuration of the server.", false),
+	"Idempotent-Replayed":    header("true if this is the answer that was kept for the Idempotency-Key.", false),
+	"Location":               header("Path of what was made.", true),
+	"Retry-After":            object{"description": "Seconds to wait.", "required": true, "schema": object{"type": "integer"}},
+	"WWW-Authenticate":       header("How to be known: by a Bearer token.", true),
+	"X-Content-Type-Options": header("Always nosniff.", true),
+	"X-Request-Id":           header("Names the request in the log.", true),
+}
+
+func header(doc string, always bool) object {
+	return object{"description": doc, "required": always, "schema": object{"type": "string"}}
+}
+
+// headersOf refers to the headers of an answer: those of all, and some more.
+func headersOf(more ...string) object {
+	out := object{}
+	for _, name := range append(more, "Cache-Control", "X-Content-Type-Options", "X-Request-Id") {
+		out[name] = object{"$ref": "#/components/headers/" + name}
+	}
+	return out
 }
 
 func securitySchemes() object {
@@ -76,29 +97,38 @@ var failures = map[int]string{
 func errorResponses() object {
 	out := object{}
 	for status, text := range failures {
-		response := object{
-			"description": text, "headers": object{"X-Request-Id": object{"$ref": "#/components/headers/X-Request-Id"}},
+		var more []string
+		switch status {
+		case http.StatusTooManyRequests, http.StatusServiceUnavailable:
+			more = []string{"Retry-After"}
+		case http.StatusUnauthorized:
+			more = []string{"WWW-Authenticate"}
+		}
+		out["Error"+strconv.Itoa(status)] = object{
+			"description": text, "headers": headersOf(more...),
 			"content": object{"application/json": object{"schema": object{"$ref": "#/components/schemas/Error"}}},
 		}
-		if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
-			response["headers"].(object)["Retry-After"] = object{"$ref": "#/components/headers/Retry-After"}
-		}
-		out["Error"+strconv.Itoa(status)] = response
 	}
 	return out
 }
 
 // statuses are those that a route may refuse with.
 func (r *route) statuses() []int {
-	all := []int{500, 503}
-	if r.role > Nobody {
-		all = append(all, 400, 401, 403, 429)
+	if r.role == Nobody {
+		return nil
 	}
+	all := []int{400, 401, 403, 429, 500, 503}
 	if strings.Contains(r.path, "{id}") {
 		all = append(all, 404)
 	}
 	if r.method != http.MethodGet {
-		all = append(all, 409, 413, 415, 502)
+		all = append(all, 413, 415)
+	}
+	if r.method == http.MethodPost || r.conflicts { // of an Idempotency-Key, or of the thing itself
+		all = append(all, 409)
+	}
+	if r.asks {
+		all = append(all, 502)
 	}
 	if r.match {
 		all = append(all, 412, 428)
@@ -132,15 +162,25 @@ func (s *schemas) operation(r *route) object {
 		op["security"] = []any{}
 	}
 	if r.body != nil {
-		op["requestBody"] = object{"required": true, "content": object{"application/json": object{"schema": s.of(reflect.TypeOf(r.body))}}}
+		schema := s.of(reflect.TypeOf(r.body))
+		if len(r.needs) > 0 {
+			schema = object{"allOf": []any{schema}, "required": r.needs}
+		}
+		op["requestBody"] = object{"required": true, "content": object{"application/json": object{"schema": schema}}}
 	}
 	return op
 }
 
 func (s *schemas) response(r *route) object {
-	headers := object{"X-Request-Id": object{"$ref": "#/components/headers/X-Request-Id"}}
+	var more []string
 	if r.etag {
-		headers["ETag"] = object{"$ref": "#/components/headers/ETag"}
+		more = append(more, "ETag")
+	}
+	if r.status == http.StatusCreated {
+		more = append(more, "Location")
+	}
+	if r.method == http.MethodPost {
+		more = append(more, "Idempotent-Replayed")
 	}
 	schema := object{"type": "object"}
 	if r.answer != nil {
@@ -153,7 +193,7 @@ func (s *schemas) response(r *route) object {
 			"properties": object{"data": data, "meta": s.of(reflect.TypeFor[meta]())},
 		}
 	}
-	return object{"description": r.doc, "headers": headers, "content": object{"application/json": object{"schema": schema}}}
+	return object{"description": r.doc, "headers": headersOf(more...), "content": object{"application/json": object{"schema": schema}}}
 }
 
 // parameters are those of the path, the query and the header.
@@ -212,12 +252,14 @@ func (s *schemas) of(t reflect.Type) object {
 		return object{"type": "object", "additionalProperties": s.of(t.Elem())}
 	case reflect.Bool:
 		return object{"type": "boolean"}
-	case reflect.Int, reflect.Int64, reflect.Uint64:
+	case reflect.Int, reflect.Int64, reflect.Uint32, reflect.Uint64:
 		return object{"type": "integer"}
 	case reflect.Struct:
 		return s.structure(t)
+	case reflect.String:
+		return object{"type": "string"}
 	}
-	return object{"type": "string"}
+	panic("there is no schema for " + t.String()) // a programming error, which every test of the document shows
 }
 
 func (s *schemas) structure(t reflect.Type) object {
@@ -232,7 +274,7 @@ func (s *schemas) structure(t reflect.Type) object {
 		s.fields(t, properties, &required)
 		if t == reflect.TypeFor[secretBody]() {
 			for _, option := range s.options {
-				properties[option.Name] = described(s.of(option.Type), option.Doc)
+				properties[option.Name] = nullable(described(s.of(option.Type), option.Doc))
 			}
 		}
 		schema["properties"] = properties
@@ -274,16 +316,38 @@ func (s *schemas) field(field reflect.StructField) object {
 		schema["writeOnly"] = true
 	}
 	if field.Type.Kind() == reflect.Pointer && field.Type.Elem().Kind() == reflect.String {
-		schema["type"] = []any{"string", "null"}
-		if enum, ok := schema["enum"].([]string); ok {
-			values := []any{nil}
-			for _, value := range enum {
-				values = append(values, value)
-			}
-			schema["enum"] = values
-		}
+		schema = nullable(schema)
+	}
+	if field.Tag.Get("nullable") != "" {
+		schema = nullable(schema)
 	}
 	return described(schema, field.Tag.Get("doc"))
+}
+
+// nullable allows null besides what a schema allows.
+func nullable(schema object) object {
+	out := maps.Clone(schema)
+	switch kind := schema["type"].(type) {
+	case string:
+		out["type"] = []any{kind, "null"}
+	case []any:
+		if !slices.Contains(kind, any("null")) {
+			out["type"] = append(slices.Clone(kind), "null")
+		}
+	case nil:
+		if schema["$ref"] != nil {
+			delete(out, "$ref")
+			out["anyOf"] = []any{object{"$ref": schema["$ref"]}, object{"type": "null"}}
+		}
+	}
+	if enum, ok := schema["enum"].([]string); ok {
+		values := []any{nil}
+		for _, value := range enum {
+			values = append(values, value)
+		}
+		out["enum"] = values
+	}
+	return out
 }
 
 func described(schema object, doc string) object {

@@ -2,34 +2,27 @@ package api
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"maps"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/caddyoauth/caddyoauth/test/openapi"
 )
 
 // document is the OpenAPI document as clients get it.
-func document(t *testing.T, a *API) map[string]any {
+func document(t *testing.T, a *API) openapi.Document {
 	t.Helper()
 	got := ask(t, a, nil, httptest.NewRequest(http.MethodGet, "/v1/openapi.json", nil))
-	var doc map[string]any
-	if err := json.Unmarshal(got.Body.Bytes(), &doc); err != nil || got.Code != http.StatusOK {
+	doc, err := openapi.Parse(got.Body.Bytes())
+	if err != nil || got.Code != http.StatusOK {
 		t.Fatalf("%d %v", got.Code, err)
-	}
-	return doc
-}
-
-// at returns what is at a path of names.
-func at(doc any, names ...string) any {
-	for _, name := range names {
-		doc = doc.(map[string]any)[name]
-		if doc == nil {
-			return nil
-		}
 	}
 	return doc
 }
@@ -38,13 +31,14 @@ func at(doc any, names ...string) any {
 func TestDocumentHasEveryRoute(t *testing.T) {
 	t.Parallel()
 	a, _ := newFake()
-	paths := at(document(t, a), "paths").(map[string]any)
+	doc := document(t, a)
+	paths := doc["paths"].(map[string]any)
 	documented := make(map[string]bool)
 	operations := make(map[string]string)
 	for path, item := range paths {
 		for method, op := range item.(map[string]any) {
 			documented[strings.ToUpper(method)+" "+path] = true
-			id := at(op, "operationId").(string)
+			id := doc.Follow(op, "operationId").(string)
 			if other, twice := operations[id]; twice {
 				t.Errorf("%s and %s %s have the same operationId", other, method, path)
 			}
@@ -62,152 +56,114 @@ func TestDocumentHasEveryRoute(t *testing.T) {
 	}
 }
 
-// TestAnswersAreAsDocumented compares real answers, of every route, with the schema of their status.
+// TestAnswersAreAsDocumented compares real answers, of every route, with what the document says of it; and nothing is documented that was
+// not answered.
 func TestAnswersAreAsDocumented(t *testing.T) {
 	t.Parallel()
 	a, f := newFake()
+	a.Once = fakeOnce{}
 	doc := document(t, a)
-	admin := &Caller{Name: "jane", Tenant: "acme", Grants: []Grant{{Role: Admin}}}
-	check := func(r *route, got *httptest.ResponseRecorder) {
-		t.Helper()
-		status := fmt.Sprint(got.Code)
-		response := at(doc, "paths", r.path, strings.ToLower(r.method), "responses", status)
-		if response == nil {
-			t.Errorf("%s %s: the status %s is not documented", r.method, r.path, status)
-			return
-		}
-		response = resolve(doc, response)
-		var body any
-		if err := json.Unmarshal(got.Body.Bytes(), &body); err != nil {
-			t.Fatalf("%s %s: %v", r.method, r.path, err)
-		}
-		if r.raw == nil {
-			for _, fault := range validate(doc, at(response, "content", "application/json", "schema"), body, "body") {
-				t.Errorf("%s %s %s: %s in %s", r.method, r.path, status, fault, got.Body)
-			}
-		}
-		for name := range maps.Keys(at(response, "headers").(map[string]any)) {
-			if got.Header().Get(name) == "" {
-				t.Errorf("%s %s %s: no header %s", r.method, r.path, status, name)
-			}
-		}
-		if got.Header().Get("ETag") != "" && at(response, "headers", "ETag") == nil {
-			t.Errorf("%s %s: the ETag is not documented", r.method, r.path)
-		}
-	}
+	admin := &Caller{Name: "jane", Tenant: "acme", AllTenants: true, Grants: []Grant{{Role: Admin}}}
 	for _, r := range routes {
-		req := func() *http.Request { return request(t, r, ours, ourShop, ourKey) }
-		f.err = nil
-		check(r, ask(t, a, admin, req()))
-		if r.role == Nobody {
-			continue
-		}
-		check(r, ask(t, a, nil, req()))
-		check(r, ask(t, a, &Caller{Name: "x", Tenant: "acme"}, req()))
-		odd := req()
-		odd.URL.RawQuery = "colour=red"
-		check(r, ask(t, a, admin, odd))
-		if strings.Contains(r.path, "{id}") {
-			check(r, ask(t, a, admin, request(t, r, nowhere, nowhere, nowhere[:35]+"0")))
-		}
-		if r.match {
-			without := req()
-			without.Header.Del("If-Match")
-			check(r, ask(t, a, admin, without))
-			stale := req()
-			stale.Header.Set("If-Match", `"x"`)
-			check(r, ask(t, a, admin, stale))
-		}
-		if r.method != http.MethodGet {
-			f.err = Conflict("taken")
-			check(r, ask(t, a, admin, req()))
-			f.err = Provider("invalid_client", "refused")
-			check(r, ask(t, a, admin, req()))
-			large := httptest.NewRequest(r.method, req().URL.Path, bytes.NewReader(make([]byte, maxBody+1)))
-			check(r, ask(t, a, admin, large))
-			form := httptest.NewRequest(r.method, req().URL.Path, strings.NewReader("a=b"))
-			check(r, ask(t, a, admin, form))
-		}
-		if r.handle != nil && !r.list {
-			f.err = fmt.Errorf("unexpected, with words that are nobody's business")
-			got := ask(t, a, admin, req())
+		answered := map[string]bool{}
+		check := func(caller *Caller, change func(*http.Request)) {
+			t.Helper()
+			req := request(t, r, ours, ourShop, ourKey)
+			change(req)
+			got := ask(t, a, caller, req)
+			for _, fault := range doc.Check(openapi.Answer{Method: r.method, Path: req.URL.EscapedPath(), Status: got.Code, Header: got.Header(), Body: got.Body.Bytes()}) {
+				if r.raw == nil || !strings.HasPrefix(fault, "body") {
+					t.Errorf("%s %s %d: %s in %s", r.method, r.path, got.Code, fault, got.Body)
+				}
+			}
 			if strings.Contains(got.Body.String(), "business") {
 				t.Errorf("%s %s shows an unexpected error", r.method, r.path)
 			}
-			if got.Code >= 400 {
-				check(r, got)
+			answered[fmt.Sprint(got.Code)] = true
+		}
+		plain := func(*http.Request) {}
+		check(admin, plain)
+		if r.action == "health" {
+			f.unready = true
+			check(admin, plain)
+			f.unready = false
+		}
+		for _, err := range provoked(r) {
+			f.err = err
+			check(admin, plain)
+			f.err = nil
+		}
+		for _, change := range mistakes(r) {
+			check(admin, change)
+		}
+		if r.role > Nobody {
+			check(nil, plain)
+			check(&Caller{Name: "x", Tenant: "acme"}, plain)
+			check(&Caller{Name: "too many"}, plain)
+			check(&Caller{Name: "broken"}, plain)
+			check(&Caller{Name: "unavailable"}, plain)
+		}
+		documented := doc.Follow(doc["paths"], r.path, strings.ToLower(r.method), "responses").(map[string]any)
+		for status := range documented {
+			if !answered[status] {
+				t.Errorf("%s %s: the status %s is documented, and does not occur", r.method, r.path, status)
 			}
-			f.err = Unavailable(0, "later")
-			if got := ask(t, a, admin, req()); got.Code >= 400 {
-				check(r, got)
-			}
 		}
 	}
 }
 
-func resolve(doc, node any) any {
-	for {
-		ref, ok := at(node, "$ref").(string)
-		if !ok {
-			return node
-		}
-		node = at(doc, strings.Split(strings.TrimPrefix(ref, "#/"), "/")...)
+// provoked are errors that the work of a route may end with.
+func provoked(r *route) (all []error) {
+	if r.conflicts {
+		all = append(all, Conflict("taken"))
 	}
+	if r.asks {
+		all = append(all, Provider("invalid_client", "refused"))
+	}
+	if r.role > Nobody {
+		all = append(all, errors.New("words that are nobody's business"), Unavailable(0, "later"))
+	}
+	return all
 }
 
-// validate is as much of JSON Schema as the document uses.
-func validate(doc, schema, value any, where string) []string {
-	s, _ := resolve(doc, schema).(map[string]any)
-	var faults []string
-	if want, ok := s["type"]; ok && !isOf(want, value) {
-		return []string{fmt.Sprintf("%s is %T, not %v", where, value, want)}
+// mistakes are what clients do wrong with a route.
+func mistakes(r *route) (all []func(*http.Request)) {
+	if r.role == Nobody {
+		return nil
 	}
-	if enum, ok := s["enum"].([]any); ok && !slices.Contains(enum, value) {
-		faults = append(faults, fmt.Sprintf("%s is %v, not one of %v", where, value, enum))
+	all = append(all, func(req *http.Request) { req.URL.RawQuery = "colour=red" })
+	if strings.Contains(r.path, "{id}") {
+		all = append(all, func(req *http.Request) {
+			req.URL.Path = strings.NewReplacer(ours, nowhere, ourShop, nowhere, ourKey, nowhere[:35]+"0").Replace(req.URL.Path)
+		})
 	}
-	if items, ok := value.([]any); ok {
-		for i, item := range items {
-			faults = append(faults, validate(doc, s["items"], item, fmt.Sprint(where, "[", i, "]"))...)
-		}
+	if r.match {
+		all = append(all, func(req *http.Request) { req.Header.Del("If-Match") }, func(req *http.Request) { req.Header.Set("If-Match", `"x"`) })
 	}
-	members, ok := value.(map[string]any)
-	if !ok {
-		return faults
+	if r.method == http.MethodGet {
+		return all
 	}
-	properties, _ := s["properties"].(map[string]any)
-	for name, member := range members {
-		if property, known := properties[name]; known {
-			faults = append(faults, validate(doc, property, member, where+"."+name)...)
-		} else if s["additionalProperties"] == false {
-			faults = append(faults, where+"."+name+" is not documented")
-		}
+	all = append(all, func(req *http.Request) { req.Body = io.NopCloser(bytes.NewReader(make([]byte, maxBody+1))) },
+		func(req *http.Request) {
+			req.Body = io.NopCloser(strings.NewReader("a=b"))
+			req.Header.Set("Content-Type", "text/plain")
+		})
+	if r.method == http.MethodPost {
+		all = append(all, func(req *http.Request) { req.Header.Set("Idempotency-Key", "other") }, func(req *http.Request) { req.Header.Set("Idempotency-Key", "again") })
 	}
-	required, _ := s["required"].([]any)
-	for _, name := range required {
-		if _, there := members[name.(string)]; !there {
-			faults = append(faults, where+"."+name.(string)+" is missing")
-		}
-	}
-	return faults
+	return all
 }
 
-func isOf(want, value any) bool {
-	if several, ok := want.([]any); ok {
-		return slices.ContainsFunc(several, func(one any) bool { return isOf(one, value) })
+// fakeOnce knows the answers to two keys.
+type fakeOnce struct{}
+
+func (fakeOnce) Perform(_ context.Context, key OnceKey, run func() (Outcome, error)) (Outcome, error) {
+	if strings.HasSuffix(key.Key, "other") {
+		return Outcome{}, Conflict("used for another request")
 	}
-	switch value := value.(type) {
-	case nil:
-		return want == "null"
-	case string:
-		return want == "string"
-	case bool:
-		return want == "boolean"
-	case float64:
-		return want == "number" || want == "integer" && value == float64(int64(value))
-	case []any:
-		return want == "array"
-	}
-	return want == "object"
+	outcome, err := run()
+	outcome.Replayed = true
+	return outcome, err
 }
 
 // TestBodiesAreAsDocumented sends every field that is documented, and one that is not.
@@ -224,7 +180,7 @@ func TestBodiesAreAsDocumented(t *testing.T) {
 			req.Header.Set("Content-Type", "application/json")
 			return ask(t, a, admin, req).Body.String()
 		}
-		for name := range at(doc, "components", "schemas", body, "properties").(map[string]any) {
+		for name := range doc.Follow(doc["components"], "schemas", body, "properties").(map[string]any) {
 			if got := send(map[string]any{name: nil}); strings.Contains(got, "no such field") {
 				t.Errorf("%s: %s is documented, and refused: %s", action, name, got)
 			}

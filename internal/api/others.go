@@ -176,22 +176,29 @@ func (c *call) createKey() (*answer, error) {
 		return nil, err
 	}
 	c.about(made.ID, made.Name, made.Tenant)
-	return &answer{status: http.StatusCreated, data: made, location: "/v1/api-keys"}, nil
+	return &answer{status: http.StatusCreated, data: made, location: "/v1/api-keys/" + made.ID}, nil
 }
 
-func (c *call) deleteKey() (*answer, error) {
+// findKey returns the API key that the path names.
+func (c *call) findKey() (*Key, error) {
 	all, err := c.Keys.List(c.r.Context())
 	if err != nil {
 		return nil, err
 	}
-	i := slices.IndexFunc(all, func(key Key) bool { return key.ID == c.vars["id"] })
+	i := slices.IndexFunc(all, func(key Key) bool { return key.ID == c.vars["id"] && c.seesKey(key) })
 	if i < 0 {
 		return nil, NotFound()
 	}
-	if !c.seesKey(all[i]) {
-		return nil, NotFound()
-	}
 	c.about(all[i].ID, all[i].Name, all[i].Tenant)
+	return &all[i], nil
+}
+
+func (c *call) getKey() (*answer, error) { return ok(c.findKey()) }
+
+func (c *call) deleteKey() (*answer, error) {
+	if _, err := c.findKey(); err != nil {
+		return nil, err
+	}
 	return ok(Removed{ID: c.target, Deleted: true}, c.Keys.Delete(c.r.Context(), c.at(0)))
 }
 

@@ -19,13 +19,17 @@ type route struct {
 	knows        bool   // it answers more to callers that it knows
 	doc          string
 
-	params []param // of the query
-	body   any     // what the body looks like; nil = none
-	answer any     // what `data` looks like; nil = none
-	list   bool    // `data` is a list of that
-	status int     // of success
-	etag   bool    // it answers with an ETag
-	match  bool    // it wants If-Match
+	params []param  // of the query
+	body   any      // what the body looks like; nil = none
+	answer any      // what `data` looks like; nil = none
+	list   bool     // `data` is a list of that
+	status int      // of success
+	etag   bool     // it answers with an ETag
+	match  bool     // it wants If-Match
+	needs  []string // what must stand in the body
+
+	conflicts bool // the state of things may not allow it
+	asks      bool // it may ask a provider, who may refuse
 
 	find   func(*call) error            // looks up what {id} names, and checks the role there
 	handle func(*call) (*answer, error) // does the work
@@ -86,20 +90,20 @@ func secretRoutes() []*route {
 		{method: "GET", path: "/v1/secrets", action: "secret.list", role: Viewer, doc: "Lists connections and certificates.",
 			params: listParams, answer: Secret{}, list: true, status: 200, handle: (*call).listSecrets},
 		{method: "POST", path: "/v1/secrets", action: "secret.create", role: Admin, doc: "Makes a connection or a certificate.",
-			body: secretBody{}, answer: Secret{}, status: 201, etag: true, handle: (*call).createSecret},
+			body: secretBody{}, needs: []string{"secret_type", "name"}, answer: Secret{}, status: 201, etag: true, handle: (*call).createSecret},
 		{method: "POST", path: "/v1/secrets/oauth2", action: "secret.create_oauth2", role: Admin, doc: "Makes a connection.",
-			body: secretBody{}, answer: Secret{}, status: 201, etag: true, handle: (*call).createConnection},
+			body: secretBody{}, needs: []string{"name", "provider", "client_id"}, answer: Secret{}, status: 201, etag: true, handle: (*call).createConnection},
 		{method: "GET", path: "/v1/secrets/{id}", action: "secret.get", role: Viewer, doc: "Shows one, without its secrets.",
 			answer: SecretDetail{}, status: 200, etag: true, find: (*call).findSecret, handle: (*call).getSecret},
-		{method: "PATCH", path: "/v1/secrets/{id}", action: "secret.update", role: Admin, match: true,
+		{method: "PATCH", path: "/v1/secrets/{id}", action: "secret.update", role: Admin, match: true, conflicts: true,
 			doc:  "Changes fields of one; null removes an option (RFC 7396). A change of an endpoint or host needs the secret again.",
 			body: secretBody{}, answer: SecretDetail{}, status: 200, etag: true, find: (*call).findSecret, handle: (*call).updateSecret},
-		{method: "DELETE", path: "/v1/secrets/{id}", action: "secret.delete", role: Admin, match: true,
+		{method: "DELETE", path: "/v1/secrets/{id}", action: "secret.delete", role: Admin, match: true, conflicts: true, asks: true,
 			doc: "Revokes all its tokens and removes it.", answer: Ended{}, status: 200, find: (*call).findSecret, handle: (*call).deleteSecret},
-		{method: "GET", path: "/v1/secrets/{id}/subjects", action: "subject.list", role: Viewer, doc: "Lists whose token sets there are.",
+		{method: "GET", path: "/v1/secrets/{id}/subjects", action: "subject.list", role: Viewer, conflicts: true, doc: "Lists whose token sets there are.",
 			params: append([]param{environmentParam, subjectSort}, pageParams...), answer: Token{}, list: true, status: 200,
 			find: (*call).findSecret, handle: (*call).listSubjects},
-		{method: "GET", path: "/v1/secrets/{id}/subjects/{subject}", action: "subject.get", role: Viewer, doc: "Shows the state of one subject's token set.",
+		{method: "GET", path: "/v1/secrets/{id}/subjects/{subject}", action: "subject.get", role: Viewer, conflicts: true, doc: "Shows the state of one subject's token set.",
 			params: []param{environmentParam}, answer: Token{}, status: 200, find: (*call).findSecret, handle: (*call).viewToken},
 	}
 }
@@ -112,7 +116,7 @@ func tokenRoutes(base string) []*route {
 	}
 	one := func(method, path, action string, role Role) *route {
 		return &route{method: method, path: base + path, action: kind + action, role: role, status: 200,
-			params: []param{environmentParam}, find: (*call).findSecret}
+			params: []param{environmentParam}, find: (*call).findSecret, conflicts: true}
 	}
 	authorize, refresh, test, revoke := one("POST", "/authorize", "authorize", Operator), one("POST", "/refresh", "refresh", Operator),
 		one("POST", "/test", "test", Operator), one("POST", "/revoke", "revoke", Admin)
@@ -123,6 +127,9 @@ func tokenRoutes(base string) []*route {
 	revoke.doc, revoke.answer, revoke.handle = "Ends the connection: the provider is told, and the tokens are removed.", Ended{}, (*call).revoke
 	versions.doc, versions.answer, versions.list, versions.handle = "Lists the token sets that are kept, without tokens.", Version{}, true, (*call).versions
 	rollback.doc, rollback.answer, rollback.handle = "Brings an earlier token set back, as a new version.", Token{}, (*call).rollBack
+	for _, r := range []*route{refresh, test, revoke, rollback} {
+		r.asks = true
+	}
 	return []*route{authorize, refresh, test, revoke, versions, rollback}
 }
 
@@ -131,17 +138,19 @@ func otherRoutes() []*route {
 		{method: "GET", path: "/v1/collections", action: "collection.list", role: Viewer, doc: "Lists collections.",
 			params: pageParams, answer: Collection{}, list: true, status: 200, handle: (*call).listCollections},
 		{method: "POST", path: "/v1/collections", action: "collection.create", role: Admin, whole: true, doc: "Makes a collection.",
-			body: collectionBody{}, answer: Collection{}, status: 201, etag: true, handle: (*call).createCollection},
+			body: collectionBody{}, needs: []string{"name"}, answer: Collection{}, status: 201, etag: true, handle: (*call).createCollection},
 		{method: "GET", path: "/v1/collections/{id}", action: "collection.get", role: Viewer, doc: "Shows a collection.",
 			answer: Collection{}, status: 200, etag: true, handle: (*call).getCollection},
 		{method: "PATCH", path: "/v1/collections/{id}", action: "collection.update", role: Admin, whole: true, match: true, doc: "Changes a collection.",
 			body: collectionBody{}, answer: Collection{}, status: 200, etag: true, handle: (*call).updateCollection},
-		{method: "DELETE", path: "/v1/collections/{id}", action: "collection.delete", role: Admin, whole: true, match: true,
+		{method: "DELETE", path: "/v1/collections/{id}", action: "collection.delete", role: Admin, whole: true, match: true, conflicts: true,
 			doc: "Removes an empty collection.", answer: Removed{}, status: 200, handle: (*call).deleteCollection},
 		{method: "GET", path: "/v1/api-keys", action: "api_key.list", role: Admin, whole: true, doc: "Lists API keys, without the keys.",
 			params: pageParams, answer: Key{}, list: true, status: 200, handle: (*call).listKeys},
 		{method: "POST", path: "/v1/api-keys", action: "api_key.create", role: Admin, whole: true, doc: "Makes an API key, and shows it this once.",
 			body: keyBody{}, answer: Key{}, status: 201, handle: (*call).createKey},
+		{method: "GET", path: "/v1/api-keys/{id}", action: "api_key.get", role: Admin, whole: true, doc: "Shows an API key, without the key.",
+			answer: Key{}, status: 200, handle: (*call).getKey},
 		{method: "DELETE", path: "/v1/api-keys/{id}", action: "api_key.delete", role: Admin, whole: true, doc: "Revokes an API key.",
 			answer: Removed{}, status: 200, handle: (*call).deleteKey},
 		{method: "GET", path: "/v1/sealing-keys", action: "sealing_key.get", role: Admin, whole: true, global: true,
