@@ -35,7 +35,7 @@ browser: test-parts ## the pages of people and operators in Chromium; PICTURES=D
 	go test -C test/browser -tags integration -count=1 -timeout 10m .
 
 pictures: test-parts ## takes the pictures of the documentation anew, into docs/img
-	DOCS_PICTURES=1 go test -C test/browser -tags integration -count=1 -run '^(TestConnect|TestDashboardStates)$$' .
+	DOCS_PICTURES=1 go test -C test/browser -tags integration -count=1 -run '^(TestConnect|TestTroubles)$$' .
 
 # Caddy's version is the one of go.mod. The build flags are go build's own, not xcaddy's -trimpath and tags, so that the
 # packages compiled here serve `make build` and `make lint` as well. The made-up version keeps go get from asking for

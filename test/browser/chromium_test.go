@@ -110,10 +110,15 @@ func (p *person) begin() {
 	ctx, cancel := chromedp.NewContext(browser, chromedp.WithTargetID(id))
 	p.t.Cleanup(cancel)
 	p.ctx, p.seen = ctx, &watch{site: p.site.url}
+	p.site.mu.Lock()
+	p.site.watches = append(p.site.watches, p.seen)
+	p.site.mu.Unlock()
 	chromedp.ListenTarget(p.ctx, p.seen.event)
+	chromedp.ListenTarget(p.ctx, p.listen)
 	if err := chromedp.Run(p.ctx, network.Enable(), log.Enable(), runtime.Enable(), audits.Enable()); err != nil {
 		p.t.Fatalf("open a tab: %v", err)
 	}
+	p.overhear()
 	p.t.Cleanup(func() {
 		for _, complaint := range p.seen.complaints() {
 			p.t.Errorf("the browser complained: %s", complaint)
@@ -206,6 +211,7 @@ func (p *person) reads(parts ...string) {
 // agrees signs in at the authorization server, if it asks, and gives the consent. It returns the status of the page that follows.
 func (p *person) agrees(name string) int {
 	p.t.Helper()
+	p.site.learn(p.t)
 	if js[bool](p, `!!document.querySelector("input[name=login]")`) {
 		p.goes(chromedp.SendKeys("input[name=login]", name), chromedp.SendKeys("input[name=password]", "any"), chromedp.Click("button[type=submit]"))
 	}
@@ -225,9 +231,9 @@ func (p *person) connects(name, connection string) {
 func (p *person) holdBack(connection string) string {
 	p.t.Helper()
 	p.open("/connect/authorize/" + connection)
-	p.do(fetch.Enable().WithPatterns([]*fetch.RequestPattern{{URLPattern: p.site.url + "/connect/callback*"}}))
+	p.overhear(&fetch.RequestPattern{URLPattern: p.site.url + "/connect/callback*"})
 	chromedp.ListenTarget(p.ctx, func(event any) {
-		if paused, ok := event.(*fetch.EventRequestPaused); ok {
+		if paused, ok := event.(*fetch.EventRequestPaused); ok && paused.ResponseStatusCode == 0 {
 			direct := cdp.WithExecutor(p.ctx, chromedp.FromContext(p.ctx).Target)
 			go func() { _ = fetch.FailRequest(paused.RequestID, network.ErrorReasonAborted).Do(direct) }() // an event may not wait
 		}
@@ -246,7 +252,7 @@ func (p *person) holdBack(connection string) string {
 }
 
 // letThrough ends holdBack.
-func (p *person) letThrough() { p.t.Helper(); p.do(fetch.Disable()) }
+func (p *person) letThrough() { p.t.Helper(); p.overhear() }
 
 // cookies returns those that the browser would send to the pages.
 func (p *person) cookies() map[string]string {
@@ -270,6 +276,7 @@ type watch struct {
 	page      string
 	wrong     []string
 	callbacks []string // every request for the callback, in full
+	heard     []heard
 }
 
 func (w *watch) event(event any) {
@@ -283,13 +290,21 @@ func (w *watch) event(event any) {
 		w.checkReferrer(e.Request)
 		if strings.HasPrefix(e.Request.URL, w.site+"/connect/callback?") {
 			w.callbacks = append(w.callbacks, e.Request.URL)
+		} else {
+			w.heard = append(w.heard, heard{"request", e.Request.URL})
 		}
+	case *network.EventEventSourceMessageReceived:
+		w.heard = append(w.heard, heard{"news", e.EventID + " " + e.EventName + " " + e.Data})
 	case *log.EventEntryAdded:
 		// That an answer has a status of 400 or more is what many tests are about.
 		if e.Entry.Source != log.SourceNetwork {
 			w.complain(e.Entry.Text)
 		}
+		w.heard = append(w.heard, heard{"console", e.Entry.Text})
 	case *runtime.EventConsoleAPICalled:
+		for _, arg := range e.Args {
+			w.heard = append(w.heard, heard{"console", string(arg.Value)})
+		}
 		w.complain(fmt.Sprintf("console.%s", e.Type))
 	case *runtime.EventExceptionThrown:
 		w.complain(e.ExceptionDetails.Error())

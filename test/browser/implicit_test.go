@@ -61,12 +61,11 @@ func TestImplicit(t *testing.T) {
 	jane := s.as(t, "jane")
 	jane.do(chromedp.Navigate(s.url + "/connect/authorize/old"))
 	lab.Eventually(t, "the page hands the token over", func() error {
-		if at := jane.at(); at != "/connect/done/old" {
+		if at := jane.at(); at != "/connect/done/old" || !strings.Contains(jane.text(), "old is connected") {
 			return errors.New("still at " + strings.Split(at, "#")[0])
 		}
 		return nil
 	})
-	jane.reads("old is connected")
 	if status := jane.open("/files"); status != http.StatusOK || !strings.Contains(jane.text(), "got a token: true") {
 		t.Errorf("the API: status %d, %s", status, jane.text())
 	}
@@ -95,6 +94,7 @@ func TestImplicit(t *testing.T) {
 
 	s.caddy.Stop(t)
 	s.caddy.KeepsSecrets(t, implicitToken)
+	s.knowsNothing(t, implicitToken)
 	if strings.Contains(s.accessLog(t), "callback") || !strings.Contains(s.accessLog(t), "/files") {
 		t.Error("requests are not logged, or callbacks are")
 	}

@@ -92,6 +92,7 @@ func (p *person) inspect(name string) {
 	if n := js[int](p, `document.querySelectorAll("h1").length`); n != 1 {
 		p.t.Errorf("%s: %d headings of the first level", name, n)
 	}
+	p.remember()
 	p.pictures(name)
 	p.look(desk, "light")
 }

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/caddyoauth/caddyoauth/internal/envelope"
 	"github.com/caddyoauth/caddyoauth/test/lab"
 )
 
@@ -29,8 +30,11 @@ type site struct {
 	global string // options of the Caddyfile
 	more   string // further directives of the site
 
-	mu     sync.Mutex // guards tokens
-	tokens []string   // distinct, as they came to the API
+	mu      sync.Mutex // guards what follows
+	tokens  []string   // distinct, as they came to the API
+	watches []*watch   // over all tabs that have been open
+	known   []string   // what the storage has kept from everybody
+	ring    *envelope.KeyRing
 }
 
 // newSite starts a site that knows its visitors by the cookie `user`.
@@ -50,6 +54,7 @@ func startSiteAt(t *testing.T, options lab.Options, connections func(*site) stri
 		t.Fatal(err)
 	}
 	s := &site{url: "https://localhost:" + port, dir: t.TempDir()}
+	t.Cleanup(func() { s.learn(t); s.knowsNothing(t) }) // when everybody has left
 	options.RedirectURIs = []string{s.url + "/connect/callback"}
 	s.op = lab.StartOP(t, options)
 	s.api = httptest.NewServer(http.HandlerFunc(s.serveAPI))
@@ -180,6 +185,7 @@ func TestPages(t *testing.T) {
 		"Framing":           testFraming,
 		"LoginCSRF":         testLoginCSRF,
 		"CookieTossing":     testCookieTossing,
+		"Overheard":         testOverheard,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -103,9 +103,25 @@ func troubled(t *testing.T) *troubles {
 		return account("drive", ofPerson) + account("mail", test, "provider google", "client_auth client_secret_basic") + account("chat") + account("newsletter") + account("crm") + account("wiki") +
 			s.connection("storage", token, secret, "scopes offline_access api:read") +
 			account("calendar", "keep_alive off") + account("archive", "idle_after 1s") +
-			machine("payments", "wrong") + machine("invoices", lab.Secret) + machine("reports", lab.Secret) + machine("billing", lab.Secret)
+			machine("payments", "wrong") + machine("invoices", lab.Secret) + machine("reports", lab.Secret) + machine("billing", lab.Secret) +
+			"\t\tstored_connections {\n\t\t\tendpoints 127.0.0.1\n\t\t}\n"
 	})
-	s.more = "oauth2_dashboard /ops {\n\t\tidentity {http.request.cookie.user}\n\t\trole admin user:ops\n\t\trole operator user:desk\n\t\trole viewer *\n\t}"
+	s.more = `oauth2_dashboard /ops {
+		identity {http.request.cookie.user}
+		role admin user:ops
+		role operator user:desk
+		role viewer *
+	}
+	oauth2_dashboard /of {
+		identity {http.request.cookie.user}
+		tenant {http.request.cookie.tenant}
+		role admin *
+	}
+	oauth2_api /api {
+		identity {http.request.cookie.user}
+		tenant {http.request.cookie.tenant}
+		role admin *
+	}`
 	s.caddy.Reload(t, s.global, s.sites())
 	all := &troubles{t: t, site: s, ops: s.as(t, "ops")}
 	for _, state := range shownStates {
@@ -170,11 +186,23 @@ func (p *person) buttons() string {
 	return strings.Join(js[[]string](p, `[...document.querySelectorAll(".acts button, .acts a")].map(e => e.innerText)`), ", ")
 }
 
-// TestDashboardStates: what operators read of every state there is, in which order, what calls for somebody and what does not, and
-// what they can do about it; and that all of it can be read by everybody.
-func TestDashboardStates(t *testing.T) {
+// TestTroubles is about a site with every state there is. The parts follow one another: the later ones press buttons.
+func TestTroubles(t *testing.T) {
 	t.Parallel()
 	s := troubled(t)
+	for _, part := range []struct {
+		name string
+		test func(*testing.T, *troubles)
+	}{
+		{"States", testStates}, {"Roles", testRoles}, {"Tenants", testTenants}, {"News", testNews}, {"WithoutScript", testWithoutScript},
+	} {
+		t.Run(part.name, func(t *testing.T) { part.test(t, s) })
+	}
+}
+
+// testStates: what operators read of every state there is, in which order, what calls for somebody and what does not, and what they
+// can do about it; and that all of it can be read by everybody.
+func testStates(t *testing.T, s *troubles) {
 	lab.Eventually(t, "a token ends that nobody uses", func() error {
 		if rows, _ := s.ops.overview(); !slices.ContainsFunc(rows, func(r row) bool { return r.Word == "Resting" }) {
 			return errors.New("none has")
