@@ -1,10 +1,10 @@
 package caddyoauth
 
 import (
-	"slices"
-	"sync"
+	"context"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
@@ -12,47 +12,22 @@ import (
 	"github.com/caddyoauth/caddyoauth/internal/connection"
 )
 
-// auditLength is how many events are kept in memory, for a dashboard. The log has all of them.
-const auditLength = 500
-
-// auditTrail holds the last events of this process, over reloads.
-type auditTrail struct {
-	mu     sync.Mutex // guards the field below
-	events []api.AuditEvent
-}
-
-func (t *auditTrail) add(e api.AuditEvent) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if last := len(t.events) - 1; last >= 0 {
-		same := t.events[last]
-		if same.Time, same.RequestID = e.Time, e.RequestID; same == e && e.Outcome == "denied" {
-			t.events[last] = e // who tries the same again and again must not push everything else out
-			return
-		}
-	}
-	if len(t.events) >= auditLength {
-		t.events = slices.Delete(t.events, 0, len(t.events)-auditLength+1)
-	}
-	t.events = append(t.events, e)
-}
-
-// newest returns the events, the newest first.
-func (t *auditTrail) newest() []api.AuditEvent {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	events := slices.Clone(t.events)
-	slices.Reverse(events)
-	return events
-}
-
-// audit keeps an event, and writes it to the logger oauth2_inject.audit. It says who did what, and nothing of what a request held.
-// A subject is logged as a digest, as everywhere.
+// audit writes an event to the logger oauth2_inject.audit, and puts it on the list of the last ones. It says who did what, and nothing of
+// what a request held. A subject is logged as a digest, as everywhere. It does not wait.
 func (a *App) audit(e api.AuditEvent) {
 	if e.Time.IsZero() {
 		e.Time = time.Now().UTC()
 	}
-	a.engine.trail.add(e)
+	a.logAudit(e)
+	if a.trail.add(e) {
+		a.engine.wakeRecorders()
+	}
+	if caddy.Exiting() {
+		a.lastWord()
+	}
+}
+
+func (a *App) logAudit(e api.AuditEvent) {
 	level := zapcore.InfoLevel
 	if e.Outcome != "done" {
 		level = zapcore.WarnLevel
@@ -86,5 +61,9 @@ func (v *visit) audit(action string, c *activeConnection, subject string) {
 	})
 }
 
-// AuditTrail returns the last changes and denied attempts that this process has seen, the newest first.
-func (a *App) AuditTrail() []api.AuditEvent { return a.engine.trail.newest() }
+// AuditTrail returns the last changes and denied attempts that the instances on this storage have seen.
+func (a *App) AuditTrail(ctx context.Context) api.AuditTrail {
+	lists, err := a.trail.others(ctx, a)
+	events := mergeTrails(append(lists, a.trail.list()))
+	return api.AuditTrail{Events: events, Incomplete: err != nil}
+}

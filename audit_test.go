@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/caddyserver/caddy/v2"
+
 	"github.com/caddyoauth/caddyoauth/internal/api"
 )
 
@@ -47,7 +49,7 @@ func TestAuditOfTheAPI(t *testing.T) {
 	if strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
-	trail := a.app().AuditTrail()
+	trail := a.app().AuditTrail(t.Context()).Events
 	if len(trail) < len(want) || trail[0].Action != "secret.delete" || trail[len(want)-1].Action != "secret.create_oauth2" {
 		t.Errorf("got %+v", trail)
 	}
@@ -83,7 +85,7 @@ func TestAuditOfPeopleAndRequests(t *testing.T) {
 		t.Errorf("got %s", got)
 	}
 	count := func(action string) (n int) {
-		for _, e := range p.app().AuditTrail() {
+		for _, e := range p.app().AuditTrail(t.Context()).Events {
 			if e.Action == action && e.Name == "drive" && e.Subject == "alice" {
 				n++
 			}
@@ -91,7 +93,7 @@ func TestAuditOfPeopleAndRequests(t *testing.T) {
 		return n
 	}
 	if count("request") != 1 || count("subject.authorize") != 1 {
-		t.Errorf("got %+v", p.app().AuditTrail())
+		t.Errorf("got %+v", p.app().AuditTrail(t.Context()).Events)
 	}
 }
 
@@ -103,8 +105,41 @@ func TestAuditTrailIsBounded(t *testing.T) {
 	}
 	a.call("POST", "/v1/collections", `{"name":"last"}`).is(http.StatusCreated)
 	a.reload()
-	trail := a.app().AuditTrail()
+	trail := a.app().AuditTrail(t.Context()).Events
 	if len(trail) != 500 || trail[0].Name != "last" || trail[0].Outcome != "done" {
 		t.Errorf("%d events, the newest is %+v", len(trail), append(trail, api.AuditEvent{})[0])
+	}
+}
+
+// TestAuditTrailOfTwoInstances: the API of each lists what all have seen, each tenant its own, also after a restart.
+func TestAuditTrailOfTwoInstances(t *testing.T) {
+	with := setup{connections: "stored_connections\n", site: apiDirective}
+	a := &restSite{site: run(t, with)}
+	b := &restSite{site: a.instance(with)}
+	acme, evil := "X-Tenant: acme", "X-Tenant: evil"
+	a.call("POST", "/v1/collections", `{"name":"here"}`, acme).is(http.StatusCreated)
+	b.call("POST", "/v1/collections", `{"name":"there"}`, acme).is(http.StatusCreated)
+	for range 3 {
+		b.call("POST", "/v1/collections", `{"name":"no"}`, "X-Groups: viewers", evil).is(http.StatusForbidden)
+	}
+	names := func(of *restSite, tenant string) string {
+		return of.call("GET", "/v1/audit", "", tenant).is(http.StatusOK).names()
+	}
+	for _, one := range []*restSite{a, b} {
+		eventually(t, "the list of all instances", func() bool { return names(one, acme) == "there here" })
+		eventually(t, "the list of the other tenant", func() bool {
+			got := one.call("GET", "/v1/audit", "", evil).is(http.StatusOK)
+			return strings.Count(got.body, `"denied"`) == 1 && strings.Contains(got.body, `"times":3`) && !strings.Contains(got.body, "acme") && !strings.Contains(got.body, "left_out")
+		})
+	}
+	a.call("POST", "/v1/collections", `{"name":"last"}`, acme).is(http.StatusCreated)
+	if err := caddy.Stop(); err != nil { // at once: the end has it stored
+		t.Fatal(err)
+	}
+	if err := caddy.Load(a.loaded, true); err != nil {
+		t.Fatal(err)
+	}
+	if got := names(a, acme); got != "last there here" {
+		t.Errorf("after a restart %q are listed", got)
 	}
 }

@@ -46,6 +46,7 @@
 //	entry.go       what is made at run time, and its stored form; catalog.go: as this process knows it
 //	stored*.go     connections that were made at run time; choose.go: which one a request travels with
 //	api_*.go       what the REST API is asked for, and where it is served; audit.go: who did what
+//	trail.go       the last of that; trailstore.go: kept in storage, by all instances
 //	dashboard*.go  http.handlers.oauth2_dashboard: pages for operators, a client of the REST API; pulse.go: how the last day went
 //	command.go     `caddy oauth2-inject`; complete.go: what shells offer; doctor.go: its checks of a configuration
 //
@@ -130,6 +131,8 @@ type App struct {
 	ready     *atomic.Bool // Provision is through
 	health    *healthCheck
 	receivers []*receiver // of alerts; set under the lock of the engine
+	trail     *auditTrail // likewise
+	recorder  *loop       // stores it
 	startedAt time.Time
 
 	rest    *api.API // what the REST API is served by
@@ -157,7 +160,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	a.loop = newRefreshLoop(a.scheduled)
 	a.ready, a.health = new(atomic.Bool), new(healthCheck)
 	a.announcer, a.metrics = newAnnouncer(), engine.metrics
-	a.sweeper = newWorker()
+	a.sweeper, a.recorder = newWorker(), newLoop(a.record)
 	a.rest = api.New(a.service())
 	a.engine.join(a)
 	if err := errors.Join(a.provisionStore(), a.provisionEvents(), a.provisionAlerts(), registerMetrics(ctx)); err != nil {
@@ -183,6 +186,7 @@ func (a *App) provisionStore() error {
 		return err
 	}
 	a.storageID = identity
+	a.engine.keepTrail(a)
 	var keks []KeyEncryptionKey
 	if len(a.EncryptionRaw) > 0 {
 		modules, err := a.ctx.LoadModule(a, "EncryptionRaw")
@@ -220,7 +224,7 @@ func (a *App) provisionStore() error {
 		return keys
 	})
 	a.store.keys.pause.Store(int64(cmp.Or(time.Duration(a.RekeyPause), defaultRekeyPause)))
-	a.keeper = newKeyKeeper(a, func() bool { return a.Stored != nil || len(a.active.all()) > 0 })
+	a.keeper = newKeyKeeper(a, a.keysNeeded)
 	return a.provisionStored(keysID)
 }
 
@@ -256,6 +260,7 @@ func (a *App) Start() error {
 	a.keeper.start(func(context.Context) {})
 	a.sweeper.start(a.keepAlive)
 	a.announcer.start(a.announceAll)
+	a.recorder.worker.start(a.recordAll)
 	a.startedAt = time.Now()
 	a.startAlerts()
 	if a.poller != nil {
@@ -265,7 +270,7 @@ func (a *App) Start() error {
 }
 
 func (a *App) openKeys(ctx context.Context) {
-	if a.Stored == nil && len(a.active.all()) == 0 {
+	if !a.keysNeeded() {
 		return
 	}
 	if _, err := a.store.keys.ring(ctx, a.store.storage); err != nil && ctx.Err() == nil {
@@ -289,6 +294,9 @@ func (a *App) Stop() error {
 		a.logger.Warn("a handler of events is still at work; it is not waited for")
 	}
 	a.stopAlerts()
+	if !a.recorder.stopWithin(auditGrace) {
+		a.logger.Warn("the storage holds up the list of the last changes; it is not waited for, and the log has them all")
+	}
 	return nil
 }
 
@@ -307,6 +315,9 @@ func (a *App) Cleanup() error {
 	}
 	a.stopAlerts()
 	a.stopPolling()
+	if !a.recorder.ended() {
+		a.recorder.stopWithin(auditGrace)
+	}
 	a.tasks.Close()
 	a.engine.leave(a)
 	a.released = true // the engine stays known: a flight that outlives this configuration still tells it how it ended

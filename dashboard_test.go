@@ -95,7 +95,7 @@ func TestDashboardForgedForm(t *testing.T) {
 // wantDenied fails the test unless the last thing that the audit log has is that denied attempt.
 func (s *site) wantDenied(action string, status int, caller string) {
 	s.t.Helper()
-	trail := s.app().AuditTrail()
+	trail := s.app().AuditTrail(s.t.Context()).Events
 	if len(trail) == 0 {
 		s.t.Fatalf("the audit log has nothing of %s", action)
 	}
@@ -116,9 +116,9 @@ func TestDashboardDeniedIsAudited(t *testing.T) {
 	s.wantDenied("dashboard.visit", http.StatusForbidden, "jane")
 	s.dash("POST", api+"/refresh", "viewers").want(t, http.StatusForbidden, "Not allowed")
 	s.wantDenied("token.refresh", http.StatusForbidden, "jane")
-	before := len(s.app().AuditTrail())
+	before := len(s.app().AuditTrail(t.Context()).Events)
 	s.dash("GET", "/ops", "viewers").want(t, http.StatusOK, "Connections")
-	if trail := s.app().AuditTrail(); len(trail) != before {
+	if trail := s.app().AuditTrail(t.Context()).Events; len(trail) != before {
 		t.Errorf("looking is in the audit log: %+v", trail[0])
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -316,7 +317,7 @@ func (v *operatorVisit) subjects(at spot) (rows []standingRow, more int, err err
 // eventsOf returns what was done to a connection of late.
 func (v *operatorVisit) eventsOf(at spot) []api.AuditEvent {
 	var all []api.AuditEvent
-	if err := v.ask(http.MethodGet, "/v1/audit?per_page=200", &all); err != nil {
+	if err := v.ask(http.MethodGet, "/v1/audit?per_page=200&target="+url.QueryEscape(at.id), &all); err != nil {
 		return nil // it is for administrators of the whole tenant
 	}
 	all = slices.DeleteFunc(all, func(e api.AuditEvent) bool { return e.Target != at.id || e.Subject != at.subject })

@@ -3,6 +3,7 @@ package caddyoauth
 import (
 	"crypto/rand"
 	"encoding/hex"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -32,7 +33,6 @@ type engine struct {
 	nonce     string               // tells this process from others in intents and records
 	told      toldOnce
 	brake     brake
-	trail     auditTrail
 	keyUses   keyUses
 
 	metrics *metrics
@@ -45,6 +45,7 @@ type engine struct {
 	keys     map[string]*keySource          // by storage and keys
 	metadata map[string]*oauth.Metadata     // by what they depend on
 	catalogs map[string]*catalog            // likewise
+	trails   map[string]*auditTrail         // by storage
 	apps     []*App                         // live configurations, oldest first
 	room     int                            // how many sources of subjects are kept; 0 = the default
 	tidied   time.Time
@@ -64,6 +65,7 @@ func acquireEngine() (*engine, error) {
 			keys:     make(map[string]*keySource),
 			catalogs: make(map[string]*catalog),
 			metadata: make(map[string]*oauth.Metadata),
+			trails:   make(map[string]*auditTrail),
 		}
 		e.metrics = newMetrics(e)
 		running.Store(e)
@@ -197,6 +199,27 @@ func (e *engine) catalog(name string) *catalog {
 	return known
 }
 
+// keepTrail gives a configuration the list of the last events on its storage.
+func (e *engine) keepTrail(app *App) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	known, ok := e.trails[app.storageID]
+	if !ok {
+		known = newAuditTrail()
+		e.trails[app.storageID] = known
+	}
+	app.trail = known
+}
+
+// wakeRecorders has all live configurations look whether events are to be stored: that one has seen them which a reload has replaced.
+func (e *engine) wakeRecorders() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, app := range e.apps {
+		app.recorder.wake()
+	}
+}
+
 // wake makes the refresh loops of all live configurations look again: a flight tells the configuration that it began under,
 // which a reload may have replaced meanwhile.
 func (e *engine) wake() {
@@ -252,6 +275,9 @@ func (e *engine) drop() {
 	}
 	e.forgetStandings()
 	e.forgetPulses()
+	maps.DeleteFunc(e.trails, func(_ string, known *auditTrail) bool {
+		return !slices.ContainsFunc(e.apps, func(other *App) bool { return other.trail == known })
+	})
 	for key := range e.metadata {
 		if !slices.ContainsFunc(e.apps, func(other *App) bool { return other.discovers(key) }) {
 			delete(e.metadata, key)

@@ -30,6 +30,12 @@ const (
 	entryLock = storageRoot + "-entries"
 )
 
+// trailDir is where the last events are kept that instances have seen.
+const trailDir = storageRoot + "/audit"
+
+// trailKey is where one process keeps them.
+func trailKey(writer string) string { return trailDir + "/" + keyPart("audit", writer) + recordsExt }
+
 // keyUseKey is where the last use of an API key is kept.
 func keyUseKey(id string) string {
 	return path.Join(storageRoot, "keyuses", keyPart("key use", id)) + recordsExt

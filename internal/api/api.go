@@ -78,10 +78,10 @@ type Service struct {
 	Keys        Keys
 	Sealing     Sealing
 	Health      func(ctx context.Context) Health
-	Trail       func() []AuditEvent // the last ones, newest first
-	Record      func(AuditEvent)    // keeps one
-	Once        Once                // for Idempotency-Key; nil = the header is ignored
-	Options     []Option            // that a connection may have besides those of Draft, for the OpenAPI document
+	Trail       func(ctx context.Context) AuditTrail // of all tenants
+	Record      func(AuditEvent)                     // keeps one
+	Once        Once                                 // for Idempotency-Key; nil = the header is ignored
+	Options     []Option                             // that a connection may have besides those of Draft, for the OpenAPI document
 }
 
 // Option is an option of a connection by its name in the configuration.

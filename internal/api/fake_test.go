@@ -173,8 +173,13 @@ func newFake() (*API, *fake) {
 			}
 			return Health{Status: "ok", Checks: []HealthCheck{{Name: "storage", OK: true}}}
 		},
-		Trail: func() []AuditEvent {
-			return []AuditEvent{{Action: "x", Outcome: "done", Tenant: "acme"}, {Action: "x", Outcome: "done", Tenant: "evil"}}
+		Trail: func(context.Context) AuditTrail {
+			return AuditTrail{Events: []AuditEvent{
+				{Action: "x", Outcome: "done", Tenant: "acme", Target: "1", Writer: "w", Number: 9},
+				{Action: "x", Outcome: "done", Tenant: "evil", Target: "2", Writer: "w", Number: 700},
+				{Action: "y", Outcome: "done", Tenant: "acme", Target: "2", Writer: "w", Number: 5},
+				{Action: "z", Outcome: "done", Tenant: "acme", Target: "2", Writer: "v", Number: 1},
+			}}
 		},
 		Record: func(e AuditEvent) {
 			f.mu.Lock()

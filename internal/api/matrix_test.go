@@ -199,6 +199,32 @@ func TestListsShowWhatIsOnesOwn(t *testing.T) {
 	}
 }
 
+// TestAuditTrailIsCounted: what is left out is counted for those tenants alone that the caller sees, whatever else is asked for.
+func TestAuditTrailIsCounted(t *testing.T) {
+	t.Parallel()
+	a, _ := newFake()
+	acme := &Caller{Name: "x", Tenant: "acme", Grants: []Grant{{Role: Admin}}}
+	all := &Caller{Name: "x", Tenant: "acme", AllTenants: true, Grants: []Grant{{Role: Admin}}}
+	for _, tt := range []struct {
+		caller         *Caller
+		query          string
+		total, leftOut int
+	}{
+		{acme, "", 3, 7}, {acme, "?target=2", 2, 7}, {acme, "?target=3", 0, 7}, {all, "", 4, 7 + 699}, {all, "?per_page=1&target=2", 3, 7 + 699},
+	} {
+		var body struct {
+			Meta struct {
+				Total   int
+				LeftOut int `json:"left_out"`
+			}
+		}
+		w := ask(t, a, tt.caller, httptest.NewRequest(http.MethodGet, "/v1/audit"+tt.query, nil))
+		if err := json.Unmarshal(w.Body.Bytes(), &body); err != nil || body.Meta.Total != tt.total || body.Meta.LeftOut != tt.leftOut {
+			t.Errorf("%s: %s (%v)", tt.query, w.Body, err)
+		}
+	}
+}
+
 // TestRolesAreAsPromised: reading is for viewers, refreshing, testing and authorizing for operators, all else for administrators. Who may
 // see API keys and the audit log is an administrator of the whole tenant, who may see and replace the keys that seal everything one of
 // all tenants, and nobody has to be known for two documents.

@@ -203,7 +203,15 @@ func (c *call) deleteKey() (*answer, error) {
 }
 
 func (c *call) listAudit() (*answer, error) {
-	return page(c, slices.DeleteFunc(c.Trail(), func(e AuditEvent) bool { return c.caller.in(e.Tenant, "") < Admin })), nil
+	trail := c.Trail(c.r.Context())
+	seen := slices.DeleteFunc(trail.Events, func(e AuditEvent) bool { return c.caller.in(e.Tenant, "") < Admin })
+	missing := leftOut(seen)
+	if target := c.query.Get("target"); target != "" {
+		seen = slices.DeleteFunc(seen, func(e AuditEvent) bool { return e.Target != target })
+	}
+	out := page(c, seen)
+	out.meta.LeftOut, out.meta.Incomplete = missing, trail.Incomplete
+	return out, nil
 }
 
 // health answers everybody whether this instance is ready, and who has a role why not.

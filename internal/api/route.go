@@ -63,6 +63,9 @@ var pageParams = []param{
 	{name: "page", doc: "From 1 on.", number: true}, {name: "per_page", doc: "From 1 to 200. Default: 50.", number: true},
 }
 
+// auditParams are those of the list of events.
+var auditParams = append([]param{{name: "target", doc: "Only those about what has this ID."}}, pageParams...)
+
 // listParams are those of the list of secrets.
 var listParams = append([]param{
 	{name: "name", doc: "Only those whose name holds this text."},
@@ -159,8 +162,8 @@ func otherRoutes() []*route {
 			doc:    "Begins to replace the data key, while everything runs. One that is under way goes on.",
 			answer: SealingKeys{}, status: 200, handle: (*call).rekey},
 		{method: "GET", path: "/v1/audit", action: "audit.list", role: Admin, whole: true,
-			doc:    "Lists the last changes and denied attempts that this instance has seen, the newest first.",
-			params: pageParams, answer: AuditEvent{}, list: true, status: 200, handle: (*call).listAudit},
+			doc:    "Lists the last changes and denied attempts, of all instances on the storage, the newest first.",
+			params: auditParams, answer: AuditEvent{}, list: true, status: 200, handle: (*call).listAudit},
 		{method: "GET", path: "/v1/health", action: "health", knows: true, doc: "Tells a load balancer whether this instance is ready: 200 or 503.",
 			answer: Health{}, status: 200, handle: (*call).health},
 		{method: "GET", path: "/v1/openapi.json", action: "openapi", doc: "This document.", status: 200, raw: (*call).openAPI},

@@ -236,19 +236,43 @@ type HealthCheck struct {
 
 // AuditEvent is one change, or one attempt that was denied.
 type AuditEvent struct {
-	Time       time.Time `json:"time"`
-	Action     string    `json:"action"`
-	Outcome    string    `json:"outcome" enum:"done,denied,failed"`
-	Status     int       `json:"status,omitempty" doc:"HTTP status of the answer."`
-	Caller     string    `json:"caller,omitempty"`
-	Address    string    `json:"address,omitempty" doc:"From where."`
-	Tenant     string    `json:"tenant,omitempty"`
-	Target     string    `json:"target,omitempty" doc:"ID of what it was about."`
-	Name       string    `json:"name,omitempty" doc:"Name of what it was about."`
-	Subject    string    `json:"subject,omitempty"`
-	Detail     string    `json:"detail,omitempty"`
-	RequestID  string    `json:"request_id,omitempty"`
-	Collection string    `json:"-"`
+	Time      time.Time `json:"time"`
+	Action    string    `json:"action"`
+	Outcome   string    `json:"outcome" enum:"done,denied,failed"`
+	Status    int       `json:"status,omitempty" doc:"HTTP status of the answer."`
+	Caller    string    `json:"caller,omitempty"`
+	Address   string    `json:"address,omitempty" doc:"From where."`
+	Tenant    string    `json:"tenant,omitempty"`
+	Target    string    `json:"target,omitempty" doc:"ID of what it was about."`
+	Name      string    `json:"name,omitempty" doc:"Name of what it was about."`
+	Subject   string    `json:"subject,omitempty"`
+	Detail    string    `json:"detail,omitempty"`
+	RequestID string    `json:"request_id,omitempty"`
+	Times     int       `json:"times,omitempty" doc:"How many attempts alike this one stands for; time is that of the last."`
+
+	Writer string `json:"-"` // the process that has seen it
+	Number uint64 `json:"-"` // among those of the tenant that the process has seen, from 1
+}
+
+// AuditTrail are the last events, the newest first.
+type AuditTrail struct {
+	Events     []AuditEvent
+	Incomplete bool // what other instances have seen cannot be read
+}
+
+// leftOut returns how many events are missing among those that were given, of one tenant and process: its numbers have no other gaps.
+func leftOut(events []AuditEvent) (count int) {
+	type line struct{ tenant, writer string }
+	highest := make(map[line]uint64)
+	for _, e := range events {
+		at := line{e.Tenant, e.Writer}
+		highest[at] = max(highest[at], e.Number)
+		count--
+	}
+	for _, number := range highest {
+		count += int(number)
+	}
+	return max(count, 0)
 }
 
 // meta goes with every answer.
@@ -260,4 +284,6 @@ type meta struct {
 
 	NeedsAttention *int           `json:"needs_attention,omitempty" doc:"Of lists of secrets and subjects: how many on all pages need somebody."`
 	Statuses       map[string]int `json:"statuses,omitempty" doc:"Likewise: how many on all pages are in each status."`
+	LeftOut        int            `json:"left_out,omitempty" doc:"How many events there was no room for, at least. The log has them."`
+	Incomplete     bool           `json:"incomplete,omitempty" doc:"The storage cannot be read: only what this instance knows is listed."`
 }
