@@ -92,9 +92,10 @@ type activeSet struct {
 	warnings []string // what the status should show besides the connections
 	offers   []offer  // where people can connect their accounts
 
-	stored  map[string]*activeConnection // made at run time; byName counts first
-	faults  map[string]error             // of those that cannot be used
-	version uint64                       // of the catalog that stored is of
+	wiring  map[sourceKey]*connection.Settings // of connections that are not in a map yet, but may have a source
+	stored  map[string]*activeConnection       // made at run time; byName counts first
+	faults  map[string]error                   // of those that cannot be used
+	version uint64                             // of the catalog that stored is of
 }
 
 // offer is a place where connections can be connected.
@@ -161,6 +162,18 @@ func (s *activeSet) put(active *activeConnection) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.byName[active.name] = active
+	delete(s.wiring, active.key)
+}
+
+// expect keeps the sources of a connection that is about to be put to use: another configuration may be dropping at this moment what
+// nobody has.
+func (s *activeSet) expect(active *activeConnection) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.wiring == nil {
+		s.wiring = make(map[sourceKey]*connection.Settings)
+	}
+	s.wiring[active.key] = active.settings
 }
 
 // all returns the connections, sorted by name.
@@ -224,6 +237,7 @@ func (a *App) wired(name string, b *built, subject string) *activeConnection {
 		settings.Client, settings.Breaker = b.client, a.engine.breaker(b.endpoint)
 	}
 	active.settings = settings.Complete()
+	a.active.expect(active)
 	if subject == "" {
 		active.source = a.engine.source(key)
 	}
@@ -245,7 +259,7 @@ func (a *App) settingsOf(key sourceKey) *connection.Settings {
 			}
 		}
 	}
-	return nil
+	return a.active.wiring[key]
 }
 
 // warn keeps a sentence for the status and logs it, once for each configuration.

@@ -65,7 +65,7 @@ func (s apiService) Create(ctx context.Context, by string, draft api.Draft) (api
 	return out, nil
 }
 
-// put changes an entry and puts the change to use here; other instances follow.
+// put changes an entry and puts the change to use in this process; other instances follow.
 func (a *App) put(ctx context.Context, key string, alter func(*entry) (*entry, error)) (*entry, error) {
 	made, err := a.catalog.change(ctx, a.store, key, alter)
 	var late *indexError
@@ -74,6 +74,7 @@ func (a *App) put(ctx context.Context, key string, alter func(*entry) (*entry, e
 		err = nil
 	}
 	a.activate()
+	a.spread(ctx)
 	a.warnOfClashes()
 	return made, err
 }

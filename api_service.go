@@ -117,7 +117,10 @@ func (a *App) awaitStored(ctx context.Context) error {
 	if a.catalog == nil || a.active.storedVersion() > 0 {
 		return nil
 	}
-	return asAPI(a.follow(ctx))
+	if err := a.follow(ctx); err != nil {
+		return asAPI(fmt.Errorf("%w: %w", ErrStorage, err))
+	}
+	return nil
 }
 
 // summary is what a list shows of a secret, without its state.

@@ -87,6 +87,9 @@ const appName = "oauth2_inject"
 // configuration lock meanwhile, so it is short.
 const drainTimeout = 15 * time.Second
 
+// storageGrace is how long Stop waits for requests that are using this configuration's storage.
+const storageGrace = 5 * time.Second
+
 func init() {
 	caddy.RegisterModule(App{})
 }
@@ -119,6 +122,7 @@ type App struct {
 	engine    *engine // of the process; set once, and used by flights that outlive this configuration
 	released  bool    // Cleanup has given it back
 	store     *recordStore
+	storage   *meteredStorage // what store writes to
 	storageID string
 	tasks     *connection.Tasks
 	loop      *refreshLoop
@@ -129,6 +133,7 @@ type App struct {
 	announcer *announcer
 	metrics   *metrics
 	ready     *atomic.Bool // Provision is through
+	started   *atomic.Bool // so far as this app goes, the configuration is in use
 	health    *healthCheck
 	receivers []*receiver // of alerts; set under the lock of the engine
 	trail     *auditTrail // likewise
@@ -158,7 +163,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	}
 	a.engine, a.wake = engine, engine.wake
 	a.loop = newRefreshLoop(a.scheduled)
-	a.ready, a.health = new(atomic.Bool), new(healthCheck)
+	a.ready, a.started, a.health = new(atomic.Bool), new(atomic.Bool), new(healthCheck)
 	a.announcer, a.metrics = newAnnouncer(), engine.metrics
 	a.sweeper, a.recorder = newWorker(), newLoop(a.record)
 	a.rest = api.New(a.service())
@@ -217,10 +222,12 @@ func (a *App) provisionStore() error {
 	if a.RekeyPause != 0 && time.Duration(a.RekeyPause) < minRekeyPause {
 		return fmt.Errorf("rekey_pause: shorter than %v, in which not all instances may learn of a new key", minRekeyPause)
 	}
-	a.store = &recordStore{storage: &meteredStorage{storage, a.metrics.storageErrors}, history: cmp.Or(a.HistoryLength, defaultHistory)}
+	a.storage = &meteredStorage{Storage: storage, failures: a.metrics.storageErrors, next: func() *meteredStorage { return a.engine.heir(identity) }}
+	a.store = &recordStore{storage: a.storage, history: cmp.Or(a.HistoryLength, defaultHistory)}
+	a.engine.needKeys(a, keysID)
 	a.store.keys = a.engine.keySource(keysID, func() *keySource {
 		keys := newKeySource(keks, generated, a.logger)
-		keys.storageID = identity
+		keys.storageID, keys.present = identity, a.engine.running
 		return keys
 	})
 	a.store.keys.pause.Store(int64(cmp.Or(time.Duration(a.RekeyPause), defaultRekeyPause)))
@@ -256,6 +263,7 @@ func storageIdentity(storage certmagic.Storage) (string, error) {
 // Start opens the keys and begins background refreshing. Keys that do not open are a state, not a failure to start: every
 // other site of this Caddy goes on.
 func (a *App) Start() error {
+	a.started.Store(true)
 	a.loop.start(a.openKeys)
 	a.keeper.start(func(context.Context) {})
 	a.sweeper.start(a.keepAlive)
@@ -264,6 +272,7 @@ func (a *App) Start() error {
 	a.startedAt = time.Now()
 	a.startAlerts()
 	if a.poller != nil {
+		a.activate() // again: something may have been made since, through the configuration before
 		a.poller.start(a.poll)
 	}
 	return nil
@@ -281,12 +290,9 @@ func (a *App) openKeys(ctx context.Context) {
 // Stop ends background refreshing and waits, for a bounded time, until the refreshes under way have stored what they got:
 // after the Stop of all apps comes their Cleanup, which closes the storage.
 func (a *App) Stop() error {
-	a.loop.stop()
-	a.keeper.stop()
-	a.sweeper.stop()
-	a.stopPolling()
 	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
 	defer cancel()
+	a.stopWork(ctx)
 	if err := a.tasks.Stop(ctx); err != nil {
 		a.logger.Error("a token refresh is still under way; it goes on with the next configuration's storage", zap.Error(err))
 	}
@@ -297,7 +303,41 @@ func (a *App) Stop() error {
 	if !a.recorder.stopWithin(auditGrace) {
 		a.logger.Warn("the storage holds up the list of the last changes; it is not waited for, and the log has them all")
 	}
+	a.endStorage(storageGrace)
 	return nil
+}
+
+// stopWork ends what is done in the background. A storage that hangs is not waited for longer than for refreshes: Caddy could not be
+// given another configuration meanwhile, nor be stopped.
+func (a *App) stopWork(ctx context.Context) {
+	workers := []*worker{a.loop.worker, a.sweeper, a.poller}
+	if a.keeper != nil {
+		workers = append(workers, a.keeper.worker)
+	}
+	workers = slices.DeleteFunc(workers, func(w *worker) bool { return w == nil || w.ended() })
+	for _, w := range workers {
+		w.end()
+	}
+	for _, w := range workers {
+		select {
+		case <-w.done:
+		case <-ctx.Done():
+			a.logger.Error("the storage does not answer; not waiting for it")
+			return
+		}
+	}
+}
+
+// endStorage has requests that outlive this configuration use the storage of the next one, and waits for what they are at.
+func (a *App) endStorage(grace time.Duration) {
+	if a.storage == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), grace)
+	defer cancel()
+	if err := a.storage.end(ctx); err != nil && grace > 0 {
+		a.logger.Error("the storage is still in use by requests; not waiting for them", zap.Error(err))
+	}
 }
 
 // Cleanup releases what Provision took, however far it came.
@@ -305,19 +345,17 @@ func (a *App) Cleanup() error {
 	if a.engine == nil || a.released {
 		return nil
 	}
-	a.loop.stop() // when Start of another app failed, Stop was not called
-	if a.keeper != nil {
-		a.keeper.stop()
-	}
-	a.sweeper.stop()
+	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancel()
+	a.stopWork(ctx) // when Start of another app failed, Stop was not called
 	if !a.announcer.ended() {
 		a.announcer.stopWithin(eventGrace)
 	}
 	a.stopAlerts()
-	a.stopPolling()
 	if !a.recorder.ended() {
 		a.recorder.stopWithin(auditGrace)
 	}
+	a.endStorage(0)
 	a.tasks.Close()
 	a.engine.leave(a)
 	a.released = true // the engine stays known: a flight that outlives this configuration still tells it how it ended

@@ -131,6 +131,9 @@ func (c *catalog) catchUp(ctx context.Context, store *recordStore, due bool) err
 		return err
 	}
 	found, err := store.entriesAt(ctx, wanted)
+	if err != nil && len(found) == 0 {
+		return err // nothing could be read, which does not mean that there is nothing
+	}
 	c.learn(func(entries map[string]*entry) {
 		for key, e := range found {
 			if e == nil {

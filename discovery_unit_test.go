@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/caddyoauth/caddyoauth/internal/connection"
 	"github.com/caddyoauth/caddyoauth/internal/oauth"
 )
 
@@ -44,7 +45,7 @@ func TestMetadataAreForgotten(t *testing.T) {
 	e.metadata = make(map[string]*oauth.Metadata)
 	app := func(key string) *App {
 		a := &App{engine: e, active: &activeSet{byName: make(map[string]*activeConnection)}}
-		a.active.put(&activeConnection{name: "c", discovery: &discovery{key: key}})
+		a.active.put(&activeConnection{name: "c", discovery: &discovery{key: key}, settings: connection.Settings{}.Complete()})
 		e.join(a)
 		return a
 	}

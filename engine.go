@@ -44,9 +44,10 @@ type engine struct {
 	breakers map[string]*connection.Breaker // by token endpoint
 	keys     map[string]*keySource          // by storage and keys
 	metadata map[string]*oauth.Metadata     // by what they depend on
-	catalogs map[string]*catalog            // likewise
+	catalogs map[string]*catalog            // by storage and keys
 	trails   map[string]*auditTrail         // by storage
 	apps     []*App                         // live configurations, oldest first
+	keysOf   map[*App]string                // under which name each has its keys, and its catalog
 	room     int                            // how many sources of subjects are kept; 0 = the default
 	tidied   time.Time
 }
@@ -187,6 +188,16 @@ func (e *engine) keySource(name string, create func() *keySource) *keySource {
 	return keys
 }
 
+// needKeys notes which keys and which catalog a configuration uses.
+func (e *engine) needKeys(app *App, name string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.keysOf == nil {
+		e.keysOf = make(map[*App]string)
+	}
+	e.keysOf[app] = name
+}
+
 // catalog returns what this process knows of what was made at run time, in a storage under some keys.
 func (e *engine) catalog(name string) *catalog {
 	e.mu.Lock()
@@ -242,6 +253,45 @@ func (e *engine) newest() *App {
 	return nil
 }
 
+// running returns the configuration that is in use: the oldest that has not ended, as one that is being loaded may fail yet. nil when
+// there is none.
+func (e *engine) running() *App {
+	return e.firstWith(func(*App) bool { return true })
+}
+
+// heir returns who goes on with a storage when a configuration has ended; nil when nobody has it.
+func (e *engine) heir(storageID string) *meteredStorage {
+	app := e.firstWith(func(app *App) bool { return app.storageID == storageID })
+	if app == nil {
+		return nil
+	}
+	return app.storage
+}
+
+// firstWith returns the oldest configuration for which that holds, of those that were started and have not ended; nil when there is none.
+func (e *engine) firstWith(holds func(*App) bool) *App {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, app := range e.apps {
+		if app.started.Load() && !app.storage.hasEnded() && holds(app) {
+			return app
+		}
+	}
+	return nil
+}
+
+// sharing returns the other configurations in which the same connections can be made at run time.
+func (e *engine) sharing(app *App) (others []*App) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, other := range e.apps {
+		if other != app && other.started.Load() && other.catalog != nil && other.storageID == app.storageID && !other.storage.hasEnded() {
+			others = append(others, other)
+		}
+	}
+	return others
+}
+
 // join adds a configuration.
 func (e *engine) join(app *App) {
 	e.mu.Lock()
@@ -255,6 +305,7 @@ func (e *engine) leave(app *App) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.apps = slices.DeleteFunc(e.apps, func(other *App) bool { return other == app })
+	delete(e.keysOf, app)
 	e.settleRoom()
 	e.drop()
 }
@@ -283,6 +334,28 @@ func (e *engine) drop() {
 			delete(e.metadata, key)
 		}
 	}
+	e.dropShared()
+}
+
+// dropShared removes keys, catalogs and breakers that no configuration uses. What a catalog knew would be out of date when its keys are
+// configured again. The caller holds mu.
+func (e *engine) dropShared() {
+	needed := make(map[string]bool)
+	for _, name := range e.keysOf {
+		needed[name] = true
+	}
+	unneeded := func(name string) bool { return !needed[name] }
+	maps.DeleteFunc(e.keys, func(name string, _ *keySource) bool { return unneeded(name) })
+	maps.DeleteFunc(e.catalogs, func(name string, _ *catalog) bool { return unneeded(name) })
+	used := make(map[*connection.Breaker]bool)
+	for _, app := range e.apps {
+		for _, c := range app.active.all() {
+			if c.settings != nil {
+				used[c.settings.Breaker] = true
+			}
+		}
+	}
+	maps.DeleteFunc(e.breakers, func(_ string, b *connection.Breaker) bool { return !used[b] && b.Forgettable(time.Now()) })
 }
 
 // liveSettings returns the settings of the newest live configuration that has the source; nil when there is none.

@@ -55,13 +55,14 @@ func (a *App) provisionEvents() error {
 	return nil
 }
 
-// announce counts an event and has it emitted, by the newest configuration once this one has ended: with its context over, handlers are not
+// announce counts an event and has it emitted, by the running configuration once this one has ended: with its context over, handlers are not
 // run. It never waits.
 func (a *App) announce(s signal, name string, data map[string]any) {
 	a.metrics.event(name, s)
 	speaker := a
 	if a.announcer.ended() {
-		if speaker = a.engine.speaker(); speaker == nil {
+		speaker = a.engine.firstWith(func(app *App) bool { return !app.announcer.ended() })
+		if speaker == nil {
 			return
 		}
 	}
@@ -73,18 +74,6 @@ func (a *App) announce(s signal, name string, data map[string]any) {
 	default:
 		a.logger.Warn("an event was dropped, since the handlers of those before it take too long", zap.String("event", eventPrefix+s.name))
 	}
-}
-
-// speaker returns the newest configuration that still announces; nil when there is none.
-func (e *engine) speaker() *App {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for i := len(e.apps) - 1; i >= 0; i-- {
-		if !e.apps[i].announcer.ended() {
-			return e.apps[i]
-		}
-	}
-	return nil
 }
 
 // announceAll is the work of the announcer. What was queued when it is told to end is still emitted.

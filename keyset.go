@@ -44,6 +44,7 @@ type keySource struct {
 	generated  string             // path of the generated key file; used when none is configured
 	storageID  string
 	logger     *zap.Logger
+	present    func() *App // the running configuration, whose log counts; nil = logger is all there is
 
 	opened  atomic.Pointer[keyState]
 	checked atomic.Int64 // when opened was last known to be what is stored; Unix time, since it must not stop while a machine sleeps
@@ -78,6 +79,16 @@ func newKeySource(keks []KeyEncryptionKey, generated string, logger *zap.Logger)
 	k.pause.Store(int64(defaultRekeyPause))
 	k.turn <- struct{}{}
 	return k
+}
+
+// log is where news of the keys go. The configuration that this source was made for may have ended long ago.
+func (k *keySource) log() *zap.Logger {
+	if k.present != nil {
+		if app := k.present(); app != nil {
+			return app.logger
+		}
+	}
+	return k.logger
 }
 
 // rekeyPause is how long all instances get to learn a change of the keyset.
@@ -143,7 +154,7 @@ func (k *keySource) first(ctx context.Context, storage certmagic.Storage) (*keyS
 	state, err := k.open(deadline, storage)
 	if err == nil {
 		if k.failed != nil {
-			k.logger.Info("the encryption keys are open now")
+			k.log().Info("the encryption keys are open now")
 		}
 		k.failed, k.attempts, k.borrowed = nil, 0, nil
 		return state, nil
@@ -158,7 +169,7 @@ func (k *keySource) first(ctx context.Context, storage certmagic.Storage) (*keyS
 	case errors.Is(err, envelope.ErrWrongKey):
 		k.retryAt = time.Now().Add(wrongKeyPause)
 	case k.borrowed != nil && !errors.Is(err, envelope.ErrTampered) && !errors.Is(err, envelope.ErrMalformed):
-		k.logger.Error("the encryption keys of this configuration cannot be asked; going on with the data keys that this process has opened before, a restart would have none",
+		k.log().Error("the encryption keys of this configuration cannot be asked; going on with the data keys that this process has opened before, a restart would have none",
 			zap.Error(err))
 		return k.adopt(k.borrowed.ring, k.borrowed.file, -1), nil
 	}
@@ -213,7 +224,7 @@ func (k *keySource) create(ctx context.Context, storage certmagic.Storage) ([]by
 	if err := put(ctx, storage, keysetKey, file); err != nil {
 		return nil, err
 	}
-	k.logger.Info("made a new data keyset", zap.String("key", k.keks[0].ID()))
+	k.log().Info("made a new data keyset", zap.String("key", k.keks[0].ID()))
 	// A lock is not a fence: what is stored now is the keyset, whoever wrote it.
 	return storage.Load(ctx, keysetKey)
 }
@@ -225,10 +236,10 @@ func (k *keySource) rewrap(ctx context.Context, storage certmagic.Storage) *keyS
 	state, err := k.change(ctx, storage, keysetChange{first: true})
 	k.rewrapDue.Store(err != nil)
 	if err != nil {
-		k.logger.Error("wrap the data keyset with the first key; the previous key is still needed", zap.Error(err))
+		k.log().Error("wrap the data keyset with the first key; the previous key is still needed", zap.Error(err))
 		return nil
 	}
-	k.logger.Info("wrapped the data keyset with the first key; the previous key is no longer needed", zap.String("key", k.keks[0].ID()))
+	k.log().Info("wrapped the data keyset with the first key; the previous key is no longer needed", zap.String("key", k.keks[0].ID()))
 	return state
 }
 
@@ -241,7 +252,7 @@ func (k *keySource) rewrapAgain(ctx context.Context, storage certmagic.Storage) 
 		return fmt.Errorf("wrap the data keyset with the first key; the previous key is still needed: %w", err)
 	}
 	k.rewrapDue.Store(false)
-	k.logger.Info("wrapped the data keyset with the first key at last; the previous key is no longer needed")
+	k.log().Info("wrapped the data keyset with the first key at last; the previous key is no longer needed")
 	return nil
 }
 
@@ -264,7 +275,7 @@ func (k *keySource) follow(ctx context.Context, storage certmagic.Storage) (*key
 	file, err := storage.Load(ctx, keysetKey)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		k.logger.Warn("the data keyset was deleted from storage; storing it again, or what was sealed with it would be lost")
+		k.log().Warn("the data keyset was deleted from storage; storing it again, or what was sealed with it would be lost")
 		if err := put(ctx, storage, keysetKey, known.file); err != nil {
 			return nil, err
 		}
@@ -285,7 +296,7 @@ func (k *keySource) follow(ctx context.Context, storage certmagic.Storage) (*key
 	if !changed {
 		return k.adopt(merged, file, by), nil
 	}
-	k.logger.Warn("the stored data keyset is an earlier one, or lacks data keys that this instance has; putting the two together. Was a backup restored?",
+	k.log().Warn("the stored data keyset is an earlier one, or lacks data keys that this instance has; putting the two together. Was a backup restored?",
 		zap.Uint64("stored_revision", stored.Revision()), zap.Uint64("revision", known.ring.Revision()))
 	return k.change(ctx, storage, keysetChange{})
 }
@@ -299,7 +310,7 @@ func (k *keySource) estranged(known *keyState, file []byte, err error) (*keyStat
 		return nil, fmt.Errorf("the stored data keyset no longer holds the data key of this instance, and does not open here: %w", err)
 	}
 	if !known.strange {
-		k.logger.Error("the stored data keyset was changed and does not open here; going on with the one in memory, a restart would have none",
+		k.log().Error("the stored data keyset was changed and does not open here; going on with the one in memory, a restart would have none",
 			zap.Error(err), zap.String("hint", unreadableHint(err)))
 	}
 	state := *known
@@ -333,7 +344,7 @@ func (k *keySource) generatedKey(mayCreate bool) (KeyEncryptionKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	k.logger.Warn("no `encryption` is configured: tokens are sealed with a generated key; who can read the key file and the storage can read the tokens, and if the file is lost so are they",
+	k.log().Warn("no `encryption` is configured: tokens are sealed with a generated key; who can read the key file and the storage can read the tokens, and if the file is lost so are they",
 		zap.String("key_file", k.generated))
 	return envelope.NewKey(secret.New(string(text)))
 }

@@ -138,7 +138,7 @@ func TestMetricsOfTrouble(t *testing.T) {
 		t.Fatal("there is something")
 	}
 	c.wantMetrics(map[string]float64{`storage_errors_total{operation="load"}`: -1}) // it is no failure that nothing is there
-	broken := &meteredStorage{brokenStorage{}, c.app().metrics.storageErrors}
+	broken := &meteredStorage{Storage: brokenStorage{}, failures: c.app().metrics.storageErrors}
 	_, _ = broken.Load(t.Context(), "k")
 	_ = broken.Store(t.Context(), "k", nil)
 	_ = broken.Delete(t.Context(), "k")

@@ -255,7 +255,7 @@ func (k *keySource) confirm(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open the data keyset with the keys of this configuration, a restart would need them: %w", err)
 	}
-	k.logger.Info("the encryption keys of this configuration open the data keyset now")
+	k.log().Info("the encryption keys of this configuration open the data keyset now")
 	k.adopt(state.ring, state.file, by)
 	return nil
 }

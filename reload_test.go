@@ -94,7 +94,10 @@ func (s *closingStorage) Load(ctx context.Context, key string) ([]byte, error) {
 }
 
 func (s *closingStorage) Lock(ctx context.Context, name string) error {
-	return errors.Join(s.use("lock", name), s.Storage.Lock(ctx, name))
+	if err := s.use("lock", name); err != nil {
+		return err
+	}
+	return s.Storage.Lock(ctx, name)
 }
 
 func (s *closingStorage) Unlock(ctx context.Context, name string) error {

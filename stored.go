@@ -93,13 +93,6 @@ func (a *App) poll(ctx context.Context) {
 	}
 }
 
-// stopPolling ends it. A storage that hangs is not waited for longer than for refreshes.
-func (a *App) stopPolling() {
-	if a.poller != nil && !a.poller.stopWithin(drainTimeout) {
-		a.logger.Error("the storage does not answer; not waiting for it")
-	}
-}
-
 // follow reads what has changed in storage and puts it to use.
 func (a *App) follow(ctx context.Context) error {
 	if a.catalog == nil {
@@ -109,6 +102,18 @@ func (a *App) follow(ctx context.Context) error {
 	a.activate()
 	a.warnOfClashes()
 	return err
+}
+
+// spread has the other configurations of this process know what was changed: during a reload there are two, and whoever changed
+// something may be answered by the other one next.
+func (a *App) spread(ctx context.Context) {
+	for _, other := range a.engine.sharing(a) {
+		if other.catalog == a.catalog {
+			other.activate()
+		} else if err := other.follow(ctx); err != nil && ctx.Err() == nil {
+			other.logger.Warn("what was changed at run time is known a little later", zap.Error(err))
+		}
+	}
 }
 
 // warnOfClashes names what is configured as well. Connections that are written inline are known last, so it is looked at again and again.
@@ -197,6 +202,9 @@ func (s *activeSet) setStored(stored map[string]*activeConnection, faults map[st
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stored, s.faults, s.version = stored, faults, version
+	for _, c := range stored {
+		delete(s.wiring, c.key)
+	}
 }
 
 // fault returns why a stored connection cannot be used; nil when it can, or when there is none.

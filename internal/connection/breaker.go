@@ -72,3 +72,10 @@ func (b *Breaker) report(began time.Time, temporary bool, retryAfter time.Durati
 		b.openTill = now.Add(max(retryAfter, backoff(backoffBase, backoffMax, b.failures-breakerThreshold+1)))
 	}
 }
+
+// Forgettable reports whether nothing is lost with this breaker: it is closed, or its pause is over.
+func (b *Breaker) Forgettable(now time.Time) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return !now.Before(b.openTill)
+}

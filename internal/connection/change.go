@@ -55,6 +55,7 @@ func (s *Source) Apply(ctx context.Context, set *Settings, change Change) (*Publ
 }
 
 func (s *Source) carryOut(ctx context.Context, set *Settings, w want) (*Published, error) {
+	set = s.onward(set)
 	for {
 		f, mine := s.takeOff(set, w)
 		select {

@@ -40,7 +40,8 @@ type refresh struct {
 	waited time.Duration // for the storage lock
 	asked  bool          // the token endpoint, at least once
 
-	amended bool // what is known about the tokens changed, and not the tokens
+	amended   bool // what is known about the tokens changed, and not the tokens
+	elsewhere bool // what the configuration cannot save is saved through the next one
 
 	told []Event // to be told once the result is published
 }
@@ -124,9 +125,9 @@ func (r *refresh) stored(ctx context.Context) (Record, error) {
 	return rec, nil
 }
 
-// store returns the storage of the flight's configuration, or of the newest live one once that is closed.
+// store returns the storage of the flight's configuration, or of the newest live one once that is closed, or has to do without.
 func (r *refresh) store() Store {
-	if r.set.Tasks.Closed() {
+	if r.set.Tasks.Closed() || r.elsewhere {
 		if live := r.source.live(); live != nil {
 			return live.Store
 		}

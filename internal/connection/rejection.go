@@ -28,6 +28,7 @@ func (s *Source) Rejected(ctx context.Context, set *Settings, refused *Published
 // meanwhile is for a refusal that stands: nobody is asked for a token set, but one that is on its way, or that another instance has stored,
 // may be what the resource server wants. Some servers end the old access token at each refresh. The storage is looked into once a second.
 func (s *Source) meanwhile(ctx context.Context, set *Settings, refused *Published) *Published {
+	set = s.onward(set)
 	s.mu.Lock()
 	f := s.flight
 	if f == nil && !set.Tasks.isStopped() && time.Since(s.soughtAt) >= minRefreshGap {

@@ -213,3 +213,60 @@ func TestTwoConfigurationsShareAPause(t *testing.T) {
 		i.called(1)
 	})
 }
+
+// Requests that come to a configuration while it ends begin their flights under the next one, or under constant load it would never end.
+func TestEndingConfigurationBeginsNoFlights(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		i := newInstance(t, func(s *connection.Settings) { s.Policy.Mode = connection.ModeEveryRequest })
+		i.server.delay = time.Second
+		old := i.set
+		next := new(storetest.Memory)
+		i.set = i.settings(func(s *connection.Settings) { s.Policy, s.Nonce, s.Store = old.Policy, "next", next })
+		i.live = i.set
+		traffic, end := context.WithCancel(t.Context())
+		for offset := range 4 {
+			go func() {
+				for later(time.Duration(offset) * 250 * time.Millisecond); traffic.Err() == nil; {
+					_, _ = i.Token(traffic, old)
+				}
+			}()
+		}
+		later(5 * time.Second)
+		began := time.Now()
+		if err := old.Tasks.Stop(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		is(t, "the end took no longer than a flight", time.Since(began) <= 2*time.Second, true)
+		later(5 * time.Second)
+		is(t, "who refreshes", i.Current().TokenSet().Nonce, "next")
+		end()
+		later(5 * time.Second)
+		generation := next.Get(alice).Current.Generation
+		if _, err := i.Apply(t.Context(), old, connection.Disconnected("alice")); err != nil {
+			t.Fatal(err)
+		}
+		is(t, "where changes go", next.Get(alice).Current.Generation > generation, true)
+	})
+}
+
+// A configuration is often replaced because it cannot store: what it could not save is saved through the next one.
+func TestSaveThroughTheNextConfiguration(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		i := authorized(t, -time.Hour)
+		outage(i)
+		go func() { _, _ = i.Token(context.Background(), i.set) }()
+		later(3 * time.Second)
+		old, next := i.set, new(storetest.Memory)
+		next.Put(record(-time.Hour))
+		i.set = i.settings(people, func(s *connection.Settings) { s.Store = next })
+		i.live = i.set
+		began := time.Now()
+		if err := old.Tasks.Stop(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		is(t, "the end took no longer than a few attempts", time.Since(began) < 10*time.Second, true)
+		is(t, "generation in the next storage", next.Get(alice).Current.Generation, 2)
+		i.generation(2)
+		i.called(1)
+	})
+}

@@ -47,6 +47,7 @@ func (r *refresh) save(rec Record, p *Published) error {
 			r.event(Event{Kind: KindSaveDropped, Generation: rec.Current.Generation, Err: err})
 			return &storageError{fmt.Errorf("save the new token set: %w", err)}
 		}
+		r.elsewhere = !r.elsewhere && r.set.Tasks.isStopped() // a new configuration may be there because this one cannot save
 		wait(min(100*time.Millisecond<<min(attempt, 10), saveRetryMax), r.set.Tasks)
 	}
 }

@@ -105,13 +105,11 @@ func (s *Source) obtain(ctx context.Context, set *Settings, p *Published) (*Publ
 
 // await joins the flight under way, or starts one, until a result satisfies w.
 func (s *Source) await(ctx context.Context, set *Settings, w want) (*Published, error) {
-	if set.Tasks.Closed() {
-		if set = s.live(); set == nil {
-			return nil, s.unavailable(codeClosed)
-		}
-	}
-	if set.Tasks.isStopped() {
-		// The configuration is ending: the request's own draining must cover the flight, so the waiter may not leave it.
+	switch set = s.onward(set); {
+	case set.Tasks.Closed():
+		return nil, s.unavailable(codeClosed)
+	case set.Tasks.isStopped():
+		// The last configuration is ending: the request's own draining must cover the flight, so the waiter may not leave it.
 		ctx = context.WithoutCancel(ctx)
 	}
 	timeout := time.NewTimer(set.Policy.Timeout + time.Second)
@@ -154,6 +152,17 @@ func (s *Source) await(ctx context.Context, set *Settings, w want) (*Published, 
 	return nil, s.unavailable(codeSuperseded)
 }
 
+// onward returns the settings to begin something under. Once a configuration ends, that is the next one, if it has this source: requests
+// come to the old one a little longer, and would keep it from ending.
+func (s *Source) onward(set *Settings) *Settings {
+	if set.Tasks.isStopped() {
+		if next := s.live(); next != nil && !next.Tasks.isStopped() {
+			return next
+		}
+	}
+	return set
+}
+
 // join returns the flight under way or starts one, unless what w asks for was published since the caller looked. During the
 // pause after a failure it returns that failure.
 func (s *Source) join(set *Settings, w want) (*flight, error) {
@@ -187,11 +196,9 @@ var closed = func() chan struct{} {
 
 // ahead starts the background refresh of p, unless the configuration is ending or a pause after a failure is on.
 func (s *Source) ahead(set *Settings, p *Published) {
-	if set.Tasks.isStopped() {
-		if set = s.live(); set == nil || set.Tasks.isStopped() {
-			p.refreshing.Store(false)
-			return
-		}
+	if set = s.onward(set); set.Tasks.isStopped() {
+		p.refreshing.Store(false)
+		return
 	}
 	// An error is the pause after a failure; the failed flight has published a copy of p that is due after it.
 	_, _ = s.join(set, want{reason: ReasonAhead, newer: p.Generation()})
