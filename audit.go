@@ -22,6 +22,7 @@ func (a *App) audit(e api.AuditEvent) {
 	if a.trail.add(e) {
 		a.engine.wakeRecorders()
 	}
+	a.engine.changes.Add(1)
 	if caddy.Exiting() {
 		a.lastWord()
 	}

@@ -26,13 +26,13 @@ func (v *operatorVisit) act(at spot, parts []string) error {
 	switch path := at.api() + "/"; parts[0] {
 	case "refresh":
 		var token api.Token
-		err = v.ask(http.MethodPost, path+"refresh", &token)
+		_, err = v.ask(http.MethodPost, path+"refresh", &token)
 	case "revoke":
 		var ended api.Ended
-		err = v.ask(http.MethodPost, path+"revoke", &ended)
+		_, err = v.ask(http.MethodPost, path+"revoke", &ended)
 	case "rollback":
 		var token api.Token
-		err = v.ask(http.MethodPost, path+"versions/"+url.PathEscape(parts[len(parts)-1])+"/rollback", &token)
+		_, err = v.ask(http.MethodPost, path+"versions/"+url.PathEscape(parts[len(parts)-1])+"/rollback", &token)
 	case "authorize":
 		return v.authorize(at)
 	case "test":
@@ -51,7 +51,7 @@ func (v *operatorVisit) act(at spot, parts []string) error {
 func (v *operatorVisit) authorize(at spot) error {
 	var link api.Link
 	back := act{v.path + at.page(), "Back"}
-	if err := v.ask(http.MethodPost, at.api()+"/authorize", &link); err != nil {
+	if _, err := v.ask(http.MethodPost, at.api()+"/authorize", &link); err != nil {
 		return v.refused(err, back)
 	}
 	return v.say(page{
@@ -64,7 +64,7 @@ func (v *operatorVisit) authorize(at spot) error {
 func (v *operatorVisit) test(at spot) error {
 	var result api.TestResult
 	back := act{v.path + at.page(), "Back"}
-	if err := v.ask(http.MethodPost, at.api()+"/test", &result); err != nil {
+	if _, err := v.ask(http.MethodPost, at.api()+"/test", &result); err != nil {
 		return v.refused(err, back)
 	}
 	p := page{Status: http.StatusOK, Tone: "on", Title: "The API accepts the token", Detail: result.Detail, Account: result.Label, Acts: []act{back}}
@@ -78,7 +78,7 @@ func (v *operatorVisit) test(at spot) error {
 // confirm asks before a connection is ended.
 func (v *operatorVisit) confirm(at spot) error {
 	var detail api.SecretDetail
-	if err := v.ask(http.MethodGet, spot{id: at.id}.api(), &detail); err != nil {
+	if _, err := v.ask(http.MethodGet, spot{id: at.id}.api(), &detail); err != nil {
 		return v.refused(err)
 	}
 	return v.say(page{

@@ -1,33 +1,27 @@
 package caddyoauth
 
 import (
-	"cmp"
-	"context"
 	"crypto/sha256"
 	_ "embed"
 	"encoding/base64"
-	"encoding/hex"
-	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/caddyoauth/caddyoauth/internal/api"
-	"github.com/caddyoauth/caddyoauth/internal/connection"
 )
 
 const (
-	maxStreams  = 64 // browsers that are told news at the same time
-	streamLooks = 10 // how often a stream looks before it ends
-	streamPause = 3 * time.Second
-
-	shownConnections = 200 // on the overview; the API has them all
+	shownConnections = 100 // on one page
 	shownSubjects    = 100
 	shownEvents      = 20
+	fewConnections   = 12 // among which nobody needs to search
 )
 
 //go:embed templates/dashboard.js
@@ -41,236 +35,207 @@ func digestOfScript() string {
 	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
-// standingRow is a connection, or one subject of it, as the pages show it.
-type standingRow struct {
-	Name, Tenant, Provider string
-	Href                   string
-	Tone, State, Advice    string
-	Code                   string
-	api.Token
-	Renews bool     // it has ended, and is refreshed when it is used next
-	Counts []string // of the subjects in memory, by state
-	Pulse  *pulseView
-	Alarm  bool
-	rank   int
-}
-
-// stateWords says of each status how bad it is, and what to do.
-var stateWords = map[string]struct {
-	tone, state, advice string
-	rank                int
-}{
-	"misconfigured":          {"failed", "Refused", "The provider refuses the client. Correct the configuration; a secret or certificate file is read again by itself.", 0},
-	"lost_rotation":          {"ended", "Lost rotation", "A new refresh token was lost on its way. A person has to connect the account again.", 1},
-	"revoked":                {"ended", "Revoked", "The consent is gone. A person has to connect the account again.", 2},
-	"failing":                {"weak", "Failing", "The provider cannot be asked at the moment. This is tried again by itself.", 3},
-	"expiring":               {"weak", "Ends soon", "What refreshes it ends soon. A person has to connect the account again before.", 4},
-	"authorization_required": {"off", "Not connected", "A person has to connect the account.", 5},
-	"not_connected":          {"off", "Not connected", "A person has to connect the account.", 5},
-	"disconnected":           {"off", "Disconnected", "It was ended on purpose.", 7},
-	"pending":                {"off", "Ready", "The first token is fetched when it is needed.", 8},
-	"per_subject":            {"on", "One for each person", "", 9},
-	"active":                 {"on", "Active", "", 9},
-	"connected":              {"on", "Active", "", 9},
-}
-
-// lastAlarm is the rank up to which a state needs somebody.
-const lastAlarm = 5
-
-// describe puts a status into words.
-func (row *standingRow) describe(status string) {
-	words, known := stateWords[status]
-	if !known {
-		words.tone, words.state, words.rank = "weak", status, 6
-	}
-	row.Tone, row.State, row.Advice, row.rank = words.tone, words.state, words.advice, words.rank
-	row.Alarm = row.rank <= lastAlarm
-	if row.Renews = words.tone == "on" && row.Renewable && row.ExpiresAt != nil && row.ExpiresAt.Before(time.Now()); row.Renews {
-		row.State, row.Advice = "Resting", "It has ended while nobody used it, and is refreshed when it is used next."
-	}
-}
-
-// rows returns the connections that the visitor may see, what needs somebody first.
-func (v *operatorVisit) rows() ([]standingRow, error) {
-	var all []api.Secret
-	if err := v.ask(http.MethodGet, "/v1/secrets?secret_type=oauth2&per_page="+strconv.Itoa(shownConnections), &all); err != nil {
-		return nil, err
-	}
-	rows := make([]standingRow, 0, len(all))
-	for _, one := range all {
-		var detail api.SecretDetail
-		if err := v.ask(http.MethodGet, spot{id: one.ID}.api(), &detail); err != nil {
-			var gone *api.Error
-			if errors.As(err, &gone) && gone.Status == http.StatusNotFound {
-				continue // it was removed meanwhile
-			}
-			return nil, err
-		}
-		rows = append(rows, v.rowOf(detail))
-	}
-	slices.SortStableFunc(rows, func(a, b standingRow) int { return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(a.Name, b.Name)) })
-	return rows, nil
-}
-
-func (v *operatorVisit) rowOf(detail api.SecretDetail) standingRow {
-	row := standingRow{
-		Name: detail.Name, Tenant: detail.Tenant, Provider: deref(detail.Provider), Href: v.path + spot{id: detail.ID}.page(), Code: detail.ConnectionError,
-	}
-	status := deref(detail.ConnectionStatus)
-	if detail.Token != nil {
-		row.Token = *detail.Token
-		status, row.Code = detail.Token.Status, cmp.Or(detail.Token.Code, row.Code)
-	}
-	row.describe(status)
-	if c := v.connectionOf(detail.ID); c != nil {
-		row.Pulse = viewPulse(v.app.engine.pulseOf(c.key.id), time.Now())
-		if c.subject != "" {
-			row.count(c.status().Subjects)
-		}
-	}
-	return row
-}
-
-// count sums up the subjects in memory. What is wrong with one of them is shown, and is no alarm for all.
-func (row *standingRow) count(subjects map[string]int) {
-	for _, status := range sortedNames(subjects) {
-		words := stateWords[status]
-		row.Counts = append(row.Counts, fmt.Sprintf("%d %s", subjects[status], strings.ToLower(cmp.Or(words.state, status))))
-		if words.rank <= 4 && words.tone != "" && row.rank > words.rank {
-			row.Tone, row.rank, row.Alarm = words.tone, words.rank, true
-		}
-	}
-}
-
-// connectionOf returns the running connection with that ID; nil if there is none.
-func (v *operatorVisit) connectionOf(id string) *activeConnection {
-	ref, err := apiTokens{v.app}.ref(api.Ref{ID: id})
-	if err != nil {
-		return nil
-	}
-	c, _ := v.app.active.get(ref.Connection)
-	return c
-}
-
 // dashboardFrame is what all pages of the dashboard have.
 type dashboardFrame struct {
 	frame
 	Title, Home string
-	Seen        string // a digest of what the page shows; "" = the page does not follow the news
+	News        string // where the page is told of changes
+	Seen        string // digest of what it shows
 }
 
-func (v *operatorVisit) frameOf(title string) dashboardFrame {
-	return dashboardFrame{frame: frame{Site: v.r.Host, Who: v.caller.Name}, Title: title, Home: v.path}
+func (v *operatorVisit) frameOf(title string, at spot) dashboardFrame {
+	news := v.path + at.page() + "/news"
+	if chosen := v.chosen().Encode(); chosen != "" {
+		news += "?" + chosen
+	}
+	return dashboardFrame{frame: frame{Site: v.r.Host, Who: v.caller.Name}, Title: title, Home: v.path, News: news}
 }
 
-// overview shows all connections.
-func (v *operatorVisit) overview() error {
-	rows, err := v.rows()
+// chosen is what the visitor has chosen to see of a list: a page, and on the overview a part of a name and a status.
+func (v *operatorVisit) chosen() url.Values {
+	query, chosen := v.r.URL.Query(), make(url.Values)
+	for _, name := range []string{"page", "name", "status"} {
+		if value := query.Get(name); value != "" {
+			chosen.Set(name, value)
+		}
+	}
+	return chosen
+}
+
+// show answers with the page about all connections, or about one.
+func (v *operatorVisit) show(at spot) error {
+	if at.id == "" {
+		data, err := v.overview()
+		if err != nil {
+			return v.refused(err)
+		}
+		return render(v.w, http.StatusOK, "dashboard.html", data)
+	}
+	data, err := v.detail(at)
 	if err != nil {
 		return v.refused(err)
-	}
-	data := struct {
-		dashboardFrame
-		Rows          []standingRow
-		Well, Trouble int
-	}{v.frameOf("Connections"), rows, 0, 0}
-	for _, row := range rows {
-		if row.Alarm {
-			data.Trouble++
-		} else {
-			data.Well++
-		}
-	}
-	data.Seen = digestOfRows(rows)
-	return render(v.w, http.StatusOK, "dashboard.html", data)
-}
-
-// digest changes whenever the overview would look different.
-func (v *operatorVisit) digest() (string, error) {
-	rows, err := v.rows()
-	return digestOfRows(rows), err
-}
-
-func digestOfRows(rows []standingRow) string {
-	sum := sha256.New()
-	for _, row := range rows {
-		fmt.Fprintf(sum, "%q %q %d %d %v\n", row.Href, row.State, row.Generation, row.Attempts, row.Counts)
-	}
-	return hex.EncodeToString(sum.Sum(nil)[:8])
-}
-
-// deed is a button that does something.
-type deed struct{ Action, Label, ID string }
-
-// detail shows one connection, or one subject of it.
-func (v *operatorVisit) detail(at spot) error {
-	var detail api.SecretDetail
-	if err := v.ask(http.MethodGet, spot{id: at.id}.api(), &detail); err != nil {
-		return v.refused(err)
-	}
-	data := struct {
-		dashboardFrame
-		standingRow
-		RedirectURI string
-		Versions    []versionRow
-		Subjects    []standingRow
-		More        int
-		Events      []api.AuditEvent
-		Deeds       []deed
-		Revoke      string
-		MayRollBack bool
-		Notice      string
-	}{dashboardFrame: v.frameOf(detail.Name), standingRow: v.rowOf(detail), RedirectURI: deref(detail.RedirectURI)}
-	if at.subject != "" {
-		if err := v.ask(http.MethodGet, at.api(), &data.Token); err != nil {
-			return v.refused(err)
-		}
-		data.Code, data.Counts = data.Token.Code, nil
-		data.describe(data.Status)
-	}
-	role := v.caller.Role(detail.Tenant, deref(detail.CollectionID))
-	whole := at.subject == "" && detail.Token == nil && deref(detail.ConnectionStatus) == "per_subject"
-	if whole {
-		rows, more, err := v.subjects(at)
-		if err != nil {
-			return v.refused(err)
-		}
-		data.Subjects, data.More = rows, more
-	} else {
-		versions, err := v.versions(at)
-		if err != nil {
-			return v.refused(err)
-		}
-		data.Versions, data.Deeds, data.Revoke, data.MayRollBack = versions, v.deeds(at, role, data.standingRow), "", role >= api.Admin
-		if role >= api.Admin && data.Generation > 0 {
-			data.Revoke = v.path + at.page() + "/revoke"
-		}
-	}
-	if role >= api.Admin {
-		data.Events = v.eventsOf(at)
 	}
 	data.Notice = doneWords[v.r.URL.Query().Get("done")]
 	return render(v.w, http.StatusOK, "dashboard_one.html", data)
 }
 
-// deeds are the buttons that this role gets for that state.
-func (v *operatorVisit) deeds(at spot, role api.Role, row standingRow) []deed {
-	if role < api.Operator {
-		return nil
+// pager says which part of a list a page shows.
+type pager struct {
+	Total      int // on all pages
+	Trouble    int // likewise, that need somebody
+	At, Of     int // pages
+	Prev, Next string
+}
+
+// pagerOf reads what an answer says of the whole list.
+func (v *operatorVisit) pagerOf(at spot, s sums) pager {
+	p := pager{Total: s.Total, Trouble: s.NeedsAttention, At: s.Page, Of: (s.Total + s.PerPage - 1) / max(s.PerPage, 1)}
+	link := func(page int) string {
+		chosen := v.chosen()
+		chosen.Set("page", strconv.Itoa(page))
+		return v.path + at.page() + "?" + chosen.Encode()
 	}
-	c := v.connectionOf(at.id)
-	base := v.path + at.page()
-	var deeds []deed
-	if c != nil && c.needsPerson() {
-		label := "Reauthorize"
-		if row.Generation == 0 || row.Status == string(connection.StatusDisconnected) {
-			label = "Connect"
+	if p.At > 1 {
+		p.Prev = link(min(p.At-1, max(p.Of, 1)))
+	}
+	if p.At < p.Of {
+		p.Next = link(p.At + 1)
+	}
+	return p
+}
+
+// chip is a choice of connections in one state.
+type chip struct {
+	State, Tone, Href string
+	Count             int
+}
+
+// overviewPage is the page about all connections.
+type overviewPage struct {
+	dashboardFrame
+	pager
+	Rows         []standingRow
+	Chips        []chip
+	Name, Status string // what was chosen
+	Chosen       bool
+	Search       bool // there are so many that one is looked for
+	PerPerson    bool // some have a token for each person
+}
+
+// overview shows connections, what needs somebody first: those of all pages are looked at for that.
+func (v *operatorVisit) overview() (*overviewPage, error) {
+	chosen := v.chosen()
+	query := url.Values{"secret_type": {"oauth2"}, "expand": {"standing"}, "sort": {"attention"}, "per_page": {strconv.Itoa(shownConnections)}}
+	for from, to := range map[string]string{"page": "page", "name": "name", "status": "connection_status"} {
+		if chosen.Has(from) {
+			query.Set(to, chosen.Get(from))
 		}
-		deeds = append(deeds, deed{base + "/authorize", label, "authorize"})
 	}
-	deeds = append(deeds, deed{base + "/refresh", "Refresh now", "refresh"})
-	if c != nil && c.call != nil {
-		deeds = append(deeds, deed{base + "/test", "Test", "test"})
+	var all []api.Secret
+	sum, err := v.ask(http.MethodGet, "/v1/secrets?"+query.Encode(), &all)
+	if err != nil {
+		return nil, err
+	}
+	data := &overviewPage{
+		dashboardFrame: v.frameOf("Connections", spot{}), pager: v.pagerOf(spot{}, sum), Name: chosen.Get("name"), Status: chosen.Get("status"),
+		PerPerson: sum.Statuses["per_subject"] > 0,
+	}
+	for _, one := range all {
+		data.Rows = append(data.Rows, v.rowOf(one))
+	}
+	data.Chosen = data.Name != "" || data.Status != ""
+	data.Search = data.Total > fewConnections || data.Chosen
+	for _, status := range order {
+		if sum.Statuses[status] == 0 {
+			continue
+		}
+		said := stateWords[status]
+		if status == "not_connected" {
+			said.state = "Without a token" // machines that are ready are among them
+		}
+		link := url.Values{"status": {status}}
+		if data.Name != "" {
+			link.Set("name", data.Name)
+		}
+		data.Chips = append(data.Chips, chip{State: said.state, Tone: said.tone, Href: v.path + "?" + link.Encode(), Count: sum.Statuses[status]})
+	}
+	data.Seen = digestOfPage(still(data.Rows...), data.pager, data.Chips)
+	return data, nil
+}
+
+// deed is a button that does something.
+type deed struct{ Action, Label, ID string }
+
+// detailPage is the page about one connection, or one subject of it.
+type detailPage struct {
+	dashboardFrame
+	standingRow
+	pager       // of the subjects
+	RedirectURI string
+	Versions    []versionRow
+	Subjects    []standingRow
+	Each        bool // each subject has a token set of its own
+	Events      []api.AuditEvent
+	Deeds       []deed
+	Revoke      string
+	Notice      string
+}
+
+// detail shows one connection, or one subject of it.
+func (v *operatorVisit) detail(at spot) (*detailPage, error) {
+	var secret api.SecretDetail
+	if _, err := v.ask(http.MethodGet, spot{id: at.id}.api(), &secret); err != nil {
+		return nil, err
+	}
+	data := &detailPage{dashboardFrame: v.frameOf(secret.Name, at), standingRow: v.rowOf(secret.Secret), RedirectURI: textOf(secret.RedirectURI)}
+	data.Each = textOf(secret.ConnectionStatus) == "per_subject" && at.subject == ""
+	if at.subject != "" {
+		if err := v.ofSubject(at, &data.standingRow, secret.Standing); err != nil {
+			return nil, err
+		}
+	}
+	var err error
+	if data.Each {
+		err = v.subjects(at, data)
+	} else {
+		data.Versions, err = v.versions(at)
+	}
+	if err != nil {
+		return nil, err
+	}
+	data.Deeds = v.deeds(at, data.standingRow)
+	if slices.Contains(data.Actions, "revoke") {
+		data.Revoke = v.path + at.page() + "/revoke"
+	}
+	data.Events = v.eventsOf(at)
+	data.Seen = digestOfPage(still(data.standingRow), still(data.Subjects...), data.pager, data.Versions, data.Events, data.Deeds, data.Revoke)
+	return data, nil
+}
+
+// ofSubject makes the row of a connection that of one subject.
+func (v *operatorVisit) ofSubject(at spot, row *standingRow, whole *api.Standing) error {
+	row.Token, row.Counts, row.Day = api.Token{}, nil, nil // which are of all
+	if _, err := v.ask(http.MethodGet, at.api(), &row.Token); err != nil {
+		return err
+	}
+	row.Code = row.Token.Code
+	if row.describe(row.Status); whole != nil && whole.Unserved && row.Tone != "on" {
+		row.Advice = unserved
+	}
+	return nil
+}
+
+// deeds are the buttons that the visitor gets for what there is.
+func (v *operatorVisit) deeds(at spot, row standingRow) []deed {
+	connect := "Reauthorize"
+	if row.Generation == 0 || row.Status == "disconnected" {
+		connect = "Connect"
+	}
+	var deeds []deed
+	for _, one := range []deed{{"authorize", connect, ""}, {"refresh", "Refresh now", ""}, {"test", "Test", ""}} {
+		if slices.Contains(row.Actions, one.Action) {
+			deeds = append(deeds, deed{v.path + at.page() + "/" + one.Action, one.Label, one.Action})
+		}
 	}
 	return deeds
 }
@@ -283,14 +248,13 @@ type versionRow struct {
 
 func (v *operatorVisit) versions(at spot) ([]versionRow, error) {
 	var all []api.Version
-	if err := v.ask(http.MethodGet, at.api()+"/versions", &all); err != nil {
+	if _, err := v.ask(http.MethodGet, at.api()+"/versions", &all); err != nil {
 		return nil, err
 	}
-	c := v.connectionOf(at.id)
 	rows := make([]versionRow, 0, len(all))
 	for _, one := range all {
 		row := versionRow{Version: one}
-		if !one.Current && c != nil && c.needsPerson() && one.Reason != string(connection.ReasonDisconnected) {
+		if one.CanRollBack {
 			row.RollBack = v.path + at.page() + "/rollback/" + strconv.FormatUint(one.Version, 10)
 		}
 		rows = append(rows, row)
@@ -298,57 +262,44 @@ func (v *operatorVisit) versions(at spot) ([]versionRow, error) {
 	return rows, nil
 }
 
-// subjects lists whose token sets there are.
-func (v *operatorVisit) subjects(at spot) (rows []standingRow, more int, err error) {
+// subjects lists whose token sets there are, what needs somebody first.
+func (v *operatorVisit) subjects(at spot, data *detailPage) error {
+	query := url.Values{"sort": {"attention"}, "per_page": {strconv.Itoa(shownSubjects)}}
+	if page := v.chosen().Get("page"); page != "" {
+		query.Set("page", page)
+	}
 	var all []api.Token
-	if err := v.ask(http.MethodGet, at.api()+"/subjects?per_page=200", &all); err != nil {
-		return nil, 0, err
-	}
-	for _, one := range all {
-		row := standingRow{Token: one, Name: one.Subject, Code: one.Code, Href: v.path + spot{id: at.id, subject: one.Subject}.page()}
-		row.describe(one.Status)
-		rows = append(rows, row)
-	}
-	slices.SortStableFunc(rows, func(a, b standingRow) int { return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(a.Name, b.Name)) })
-	shown := min(len(rows), shownSubjects)
-	return rows[:shown], len(rows) - shown, nil
+	sum, err := v.ask(http.MethodGet, at.api()+"/subjects?"+query.Encode(), &all)
+	data.Subjects, data.pager = v.rowsOf(at, all), v.pagerOf(at, sum)
+	return err
 }
 
-// eventsOf returns what was done to a connection of late.
+// eventsOf returns what was done to a connection of late, for administrators of the whole tenant.
 func (v *operatorVisit) eventsOf(at spot) []api.AuditEvent {
-	var all []api.AuditEvent
-	if err := v.ask(http.MethodGet, "/v1/audit?per_page=200&target="+url.QueryEscape(at.id), &all); err != nil {
-		return nil // it is for administrators of the whole tenant
+	if v.caller.Role(v.caller.Tenant, "") < api.Admin {
+		return nil // asking would be an attempt that is denied
 	}
-	all = slices.DeleteFunc(all, func(e api.AuditEvent) bool { return e.Target != at.id || e.Subject != at.subject })
-	return all[:min(len(all), shownEvents)]
+	query := url.Values{"target": {at.id}, "per_page": {strconv.Itoa(shownEvents)}}
+	if at.subject != "" {
+		query.Set("subject", at.subject)
+	}
+	var events []api.AuditEvent
+	if _, err := v.ask(http.MethodGet, "/v1/audit?"+query.Encode(), &events); err != nil {
+		return nil // the rest of the page is worth seeing
+	}
+	return events
 }
 
-// pauseFor waits, and reports whether to go on: neither context has ended.
-func pauseFor(ctx, other context.Context, pause time.Duration) bool {
-	timer := time.NewTimer(pause)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-	case <-other.Done():
-	}
-	return false
-}
-
-func deref(text *string) string {
+func textOf(text *string) string {
 	if text == nil {
 		return ""
 	}
 	return *text
 }
 
-func sortedNames(m map[string]int) []string {
-	names := make([]string, 0, len(m))
-	for name := range m {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
+func lowerFirst(text string) string {
+	first, size := utf8.DecodeRuneInString(text)
+	return string(unicode.ToLower(first)) + text[size:]
 }
+
+func sortedNames(m map[string]int) []string { return slices.Sorted(maps.Keys(m)) }

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -38,6 +39,7 @@ type engine struct {
 	metrics *metrics
 	pulses  map[connection.ID]*pulse // by connection; guarded by mu
 	sweeps  sweeps
+	changes atomic.Uint64 // moves whenever something has changed in this process that a dashboard may show
 
 	mu       sync.Mutex // guards the fields below; never held across I/O
 	sources  map[sourceKey]*connection.Source

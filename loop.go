@@ -45,3 +45,16 @@ func (l *loop) run(ctx context.Context) {
 		timer.Stop()
 	}
 }
+
+// pauseFor waits, and reports whether to go on: neither context has ended.
+func pauseFor(ctx, other context.Context, pause time.Duration) bool {
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+	case <-other.Done():
+	}
+	return false
+}

@@ -98,6 +98,7 @@ func (a *App) observe(e connection.Event) {
 	}
 	a.metrics.observe(e, signals)
 	a.engine.feel(e)
+	a.engine.changes.Add(1)
 	a.engine.alarmOf(e)
 	for _, one := range signals {
 		a.announce(one, e.ID.Connection, eventData(e))

@@ -64,12 +64,19 @@ var templateFiles embed.FS
 var styleCSS string
 
 // templates are all pages, by file name. They share layout.html and one style sheet.
-var templates = template.Must(template.New("pages").Funcs(template.FuncMap{
+var templates = template.Must(template.New("pages").Funcs(pageFuncs).ParseFS(templateFiles, "templates/*.html"))
+
+// pageFuncs are what templates can call.
+var pageFuncs = template.FuncMap{
 	"style":  func() template.CSS { return template.CSS(styleCSS) },
 	"script": func() template.JS { return template.JS(dashboardScript) },
 	"ago":    func(t time.Time) string { return ago(time.Since(t)) },
-	"until":  func(t time.Time) string { return until(time.Until(t)) },
-}).ParseFS(templateFiles, "templates/*.html"))
+	"until":  func(t time.Time) moment { return moment{At: t} },
+	"ends":   func(t time.Time) moment { return moment{At: t, Before: "token ends ", After: "token ended "} },
+	"stops":  func(t time.Time) moment { return moment{At: t, Before: "ends ", After: "ended "} },
+	"due":    func(t time.Time) moment { return moment{At: t, Past: "when it is used next"} },
+	"retry":  func(t time.Time) moment { return moment{At: t, Past: "now"} },
+}
 
 // pagePolicy is the Content-Security-Policy of all pages: they load nothing, run nothing, and have one style sheet, which is named
 // by its digest.
@@ -120,6 +127,25 @@ func render(w http.ResponseWriter, status int, name string, data any) error {
 	w.WriteHeader(status)
 	_, _ = w.Write(body.Bytes()) // an error would be logged with the request, whose query may hold a code
 	return nil
+}
+
+// moment is a time that a page counts down to, and what stands around it.
+type moment struct {
+	At            time.Time
+	Before, After string // in front of what is to come, and of what is over
+	Past          string // instead of how long it is over; "" = that
+}
+
+// Text says how far away it is.
+func (m moment) Text() string {
+	left := time.Until(m.At)
+	switch {
+	case left >= 0:
+		return m.Before + until(left)
+	case m.Past != "":
+		return m.Past
+	}
+	return m.After + until(left)
 }
 
 // until says how far away something is.

@@ -155,6 +155,7 @@ func (a *App) activate() {
 		}
 	}
 	a.active.setStored(next, faults, version)
+	a.engine.changes.Add(1)
 	a.engine.prune()
 	a.wake()
 }

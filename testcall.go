@@ -178,6 +178,7 @@ func (a *App) test(ctx context.Context, c *activeConnection, source *connection.
 		a.logger.Warn("what a test call found could not be kept", append(fields, zap.Error(err))...)
 		return result
 	}
+	a.engine.changes.Add(1) // nothing is told of it otherwise
 	a.logger.Info("a test call was answered", append(fields, zap.Strings("not_found", result.Unfound))...)
 	return result
 }

@@ -209,6 +209,9 @@ func (c *call) listAudit() (*answer, error) {
 	if target := c.query.Get("target"); target != "" {
 		seen = slices.DeleteFunc(seen, func(e AuditEvent) bool { return e.Target != target })
 	}
+	if c.query.Has("subject") {
+		seen = slices.DeleteFunc(seen, func(e AuditEvent) bool { return e.Subject != c.query.Get("subject") })
+	}
 	out := page(c, seen)
 	out.meta.LeftOut, out.meta.Incomplete = missing, trail.Incomplete
 	return out, nil

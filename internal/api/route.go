@@ -64,7 +64,9 @@ var pageParams = []param{
 }
 
 // auditParams are those of the list of events.
-var auditParams = append([]param{{name: "target", doc: "Only those about what has this ID."}}, pageParams...)
+var auditParams = append([]param{
+	{name: "target", doc: "Only those about what has this ID."}, {name: "subject", doc: "Only those about this subject."},
+}, pageParams...)
 
 // listParams are those of the list of secrets.
 var listParams = append([]param{

@@ -1,18 +1,19 @@
 package api
 
 import (
-	"math"
 	"slices"
 )
 
-// urgency says how urgently a status needs somebody, from 1 on. What is not here needs nobody: the rest goes on by itself.
+// urgency puts statuses in order. Up to lastNeedy, somebody has to do something; the others go on by themselves, and so does what is
+// not here.
 var urgency = map[string]int{
 	"misconfigured": 1, "lost_rotation": 2, "revoked": 3, "failing": 4, "expiring": 5, "authorization_required": 6, "not_connected": 6,
+	"disconnected": 7, "pending": 8,
 }
 
 const (
 	urgencyFailing = 4
-	urgencyNobody  = math.MaxInt
+	lastNeedy      = 6
 	// lastTrouble is up to which urgency one subject is trouble of the connection: that one person has not connected is theirs.
 	lastTrouble = 5
 )
@@ -21,7 +22,7 @@ func urgencyOf(status string) int {
 	if urgent, ok := urgency[status]; ok {
 		return urgent
 	}
-	return urgencyNobody
+	return len(urgency)
 }
 
 // urgency is that of the connection, or of the subject who is worst off. A token set tells a machine that has fetched none yet from
@@ -51,7 +52,7 @@ type tally struct {
 }
 
 func (t *tally) add(status string, urgent int) {
-	if urgent != urgencyNobody {
+	if urgent <= lastNeedy {
 		t.needsAttention++
 	}
 	if status == "" {
@@ -69,7 +70,7 @@ func (t *tally) into(m *meta) { m.NeedsAttention, m.Statuses = &t.needsAttention
 func (c *call) complete(s *Secret) {
 	if s.Standing != nil {
 		standing := *s.Standing
-		standing.NeedsAttention = s.urgency() != urgencyNobody
+		standing.NeedsAttention = s.urgency() <= lastNeedy
 		s.Standing = &standing
 	}
 	if s.Token != nil {

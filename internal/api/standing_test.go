@@ -80,7 +80,7 @@ func TestAttention(t *testing.T) {
 			needy = append(needy, row.Name)
 		}
 	}
-	if want := []string{"wrong", "lost", "gone", "team", "blind", "down", "soon", "nobody"}; !slices.Equal(needy, want) || rows[len(want)].Name != "a000" {
+	if want := []string{"wrong", "lost", "gone", "team", "blind", "down", "soon", "nobody"}; !slices.Equal(needy, want) || rows[len(want)].Name != "ended" || rows[len(want)+1].Name != "ready" || rows[len(want)+2].Name != "a000" {
 		t.Errorf("first come %v, want %v", needy, want)
 	}
 	for _, path := range []string{"/v1/secrets?sort=attention", "/v1/secrets?page=2&per_page=200", "/v1/secrets?sort=-attention&per_page=1"} {
@@ -128,5 +128,24 @@ func TestSubjectsInOrder(t *testing.T) {
 	}
 	if rows, _ = listed[Token](t, a, acme(Viewer), "/v1/secrets/"+ours+"/subjects?sort=-subject"); rows[0].Subject != "zoe" || rows[2].Subject != "jane" {
 		t.Errorf("turned round: %+v", rows)
+	}
+}
+
+// TestAuditOfOne: the log can be asked for what was about one thing, or one person.
+func TestAuditOfOne(t *testing.T) {
+	t.Parallel()
+	a, _ := newFake()
+	a.Trail = func(context.Context) AuditTrail {
+		return AuditTrail{Events: []AuditEvent{{Action: "a", Tenant: "acme", Target: ours}, {Action: "b", Tenant: "acme", Target: ours, Subject: "jane"}, {Action: "c", Tenant: "acme", Target: loose}, {Action: "d", Tenant: "evil", Target: ours}}}
+	}
+	for query, want := range map[string]string{"": "abc", "?target=" + ours: "ab", "?target=" + ours + "&subject=jane": "b", "?subject=": "ac", "?target=x": ""} {
+		events, _ := listed[AuditEvent](t, a, acme(Admin), "/v1/audit"+query)
+		got := ""
+		for _, e := range events {
+			got += e.Action
+		}
+		if got != want {
+			t.Errorf("%q: %q, want %q", query, got, want)
+		}
 	}
 }

@@ -63,8 +63,8 @@ func TestDashboard(t *testing.T) {
 	ops.open("/ops")
 	ops.press("billing")
 	ops.press("Refresh now")
-	ops.reads("The token was replaced.", "Active", "forced by ops", "100 % of 1 refreshes", "Of late", "token.refresh")
-	if left := js[string](ops, `document.querySelector("time[data-until]").textContent`); !strings.HasPrefix(left, "in 5") && !strings.HasPrefix(left, "in 1 h") {
+	ops.reads("The token was replaced.", "Active", "forced by ops", "100 % of 1 in 24 h", "Of late", "token.refresh")
+	if left := js[string](ops, `document.querySelector("time[data-until]").textContent`); !strings.HasPrefix(left, "token ends in 5") && !strings.HasPrefix(left, "token ends in 1 h") {
 		t.Errorf("the countdown says %q", left)
 	}
 	ops.inspect("dashboard-machine")

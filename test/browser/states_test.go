@@ -27,6 +27,7 @@ type shownState struct {
 
 const (
 	ofPeople   = "Reauthorize, Refresh now, Revoke"
+	ofEnded    = "Reauthorize, Revoke" // there is nothing to refresh with
 	ofMachines = "Refresh now"
 )
 
@@ -34,7 +35,7 @@ const (
 var shownStates = []shownState{
 	{connection: "payments", word: "Refused", advice: "The provider refuses the client", also: []string{"invalid_client", "after 1 attempt"}, alarm: true, buttons: ofMachines,
 		bring: func(s *troubles) { s.refresh("payments") }}, // its secret is a wrong one
-	{connection: "chat", word: "Lost rotation", advice: "A new refresh token was lost on its way", alarm: true, buttons: ofPeople,
+	{connection: "chat", word: "Lost rotation", advice: "A new refresh token was lost on its way", alarm: true, buttons: ofEnded,
 		bring: func(s *troubles) { s.connect("chat"); s.lose("chat", "") }},
 	{connection: "drive", word: "One for each person", also: []string{"1 active", "1 lost rotation"}, alarm: true,
 		bring: func(s *troubles) {
@@ -43,9 +44,9 @@ var shownStates = []shownState{
 			}
 			s.lose("drive", "joe")
 		}},
-	{connection: "newsletter", word: "Revoked", advice: "The consent is gone", also: []string{"invalid_grant"}, alarm: true, buttons: ofPeople,
+	{connection: "newsletter", word: "Revoked", advice: "The consent is gone", also: []string{"invalid_grant"}, alarm: true, buttons: ofEnded,
 		bring: func(s *troubles) { s.connect("newsletter"); s.site.op.Withdraw(s.t); s.refresh("newsletter") }},
-	{connection: "invoices", word: "Failing", advice: "This is tried again by itself", also: []string{"after 1 attempt", "the next in 9", "token ends in 59 min"}, alarm: true, buttons: ofMachines + ", Revoke",
+	{connection: "invoices", word: "Failing", advice: "This is tried again by itself", also: []string{"after 1 attempt", "the next in 9", "token ends in 59 min"}, alarm: true, buttons: ofMachines,
 		bring: func(s *troubles) {
 			s.refresh("invoices")
 			s.site.op.SetFaults(s.t, lab.Fault{Status: http.StatusServiceUnavailable, Headers: map[string]string{"Retry-After": "600"}})
@@ -59,14 +60,14 @@ var shownStates = []shownState{
 			s.site.op.SetFaults(s.t)
 			s.site.consentAges(s.t, "calendar", 27*24*time.Hour)
 		}},
-	{connection: "crm", word: "Not connected", advice: "A person has to connect the account", alarm: true, buttons: "Connect, Refresh now"},
-	{connection: "storage", word: "Not connected", advice: "A person has to connect the account", alarm: true, buttons: ofPeople,
+	{connection: "crm", word: "Not connected", advice: "A person has to connect the account", alarm: true, buttons: "Connect"},
+	{connection: "storage", word: "Not connected", advice: "A person has to connect the account", alarm: true, buttons: ofEnded,
 		bring: func(s *troubles) {
 			s.connect("storage")
 			s.site.global = strings.Replace(s.site.global, "scopes offline_access api:read", "scopes offline_access api:read api:write", 1)
 			s.site.caddy.Reload(s.t, s.site.global, s.site.sites())
 		}},
-	{connection: "wiki", word: "Disconnected", advice: "It was ended on purpose", buttons: "Connect, Refresh now, Revoke",
+	{connection: "wiki", word: "Disconnected", advice: "It was ended on purpose", buttons: "Connect",
 		bring: func(s *troubles) { s.connect("wiki"); s.page("wiki"); s.ops.press("Revoke"); s.ops.press("Disconnect") }},
 	{connection: "reports", word: "Ready", advice: "The first token is fetched when it is needed", buttons: ofMachines},
 	{connection: "archive", word: "Resting", advice: "is refreshed when it is used next", also: []string{"refreshed just now"}, buttons: ofPeople,
@@ -75,7 +76,7 @@ var shownStates = []shownState{
 			s.connect("archive")
 			s.site.op.SetFaults(s.t)
 		}},
-	{connection: "billing", word: "Active", also: []string{"token ends in 59 min"}, buttons: ofMachines + ", Revoke",
+	{connection: "billing", word: "Active", also: []string{"token ends in 59 min"}, buttons: ofMachines,
 		bring: func(s *troubles) { s.refresh("billing") }},
 	{connection: "mail", word: "Active", also: []string{"team@example.com"}, buttons: "Reauthorize, Refresh now, Test, Revoke",
 		bring: func(s *troubles) { s.connect("mail"); s.refresh("mail") }},
@@ -172,7 +173,7 @@ type row struct{ Name, Text, Word string }
 func (p *person) overview() (rows []row, trouble int) {
 	p.t.Helper()
 	p.open("/ops")
-	lead := js[string](p, `document.querySelector("[role=status]").innerText`)
+	lead := js[string](p, `document.querySelector(".lead").innerText`)
 	if _, err := fmt.Sscanf(lead, "%d of", &trouble); err != nil {
 		p.t.Fatalf("the overview begins with %q", lead)
 	}

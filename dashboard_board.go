@@ -1,0 +1,196 @@
+package caddyoauth
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/caddyoauth/caddyoauth/internal/api"
+)
+
+// boardSettings is what the pages are made with.
+type boardSettings struct {
+	API     *api.API
+	Access  api.Access      // how visitors come in; its prefix is where the pages are
+	Changes func() uint64   // moves whenever something has changed in this process that a page may show
+	Ended   <-chan struct{} // closed when the configuration has ended
+	Exiting func() bool     // whether the program is about to end
+}
+
+// board serves the pages.
+type board struct {
+	boardSettings
+	path string
+	news newsroom
+}
+
+func newBoard(settings boardSettings) *board {
+	return &board{boardSettings: settings, path: settings.Access.Prefix}
+}
+
+// serve answers a request for what is below the path, which is escaped as it came.
+func (b *board) serve(w http.ResponseWriter, r *http.Request, rest string) error {
+	setPageHeaders(w.Header())
+	w.Header().Set("Content-Security-Policy", dashboardPolicy)
+	postsForms(w.Header())
+	v := &operatorVisit{board: b, w: w, r: r}
+	parts, ok := splitPath(rest)
+	var err error
+	if v.caller, err = b.API.Visit(r, actionOf(r.Method, parts), b.Access); err != nil {
+		return v.refused(err)
+	}
+	if !ok {
+		return v.refused(api.NotFound())
+	}
+	return v.serve(parts)
+}
+
+// actionOf names what was tried, for the audit log, in words of ours.
+func actionOf(method string, parts []string) string {
+	if method == http.MethodPost {
+		for _, deed := range []string{"refresh", "revoke", "rollback", "authorize", "test"} {
+			if slices.Contains(parts, deed) {
+				return "dashboard." + deed
+			}
+		}
+	}
+	return "dashboard.visit"
+}
+
+// splitPath takes a path apart, as it was escaped: a subject may hold a slash.
+func splitPath(rest string) (parts []string, ok bool) {
+	if rest = strings.Trim(rest, "/"); rest == "" {
+		return nil, true
+	}
+	for part := range strings.SplitSeq(rest, "/") {
+		text, err := url.PathUnescape(part)
+		if err != nil || text == "" {
+			return nil, false
+		}
+		parts = append(parts, text)
+	}
+	return parts, true
+}
+
+// operatorVisit is one request to the dashboard.
+type operatorVisit struct {
+	*board
+	w      http.ResponseWriter
+	r      *http.Request
+	caller api.Caller
+}
+
+// serve finds what a path means: nothing, or a connection's ID, `for` and a subject where each has its own, and then what to do. `news`
+// follows the page that it is below.
+func (v *operatorVisit) serve(parts []string) error {
+	reads := v.r.Method == http.MethodGet || v.r.Method == http.MethodHead
+	follows := len(parts) > 0 && parts[len(parts)-1] == "news" && reads
+	if follows {
+		parts = parts[:len(parts)-1]
+	}
+	var at spot
+	if len(parts) > 0 {
+		at.id, parts = parts[0], parts[1:]
+	}
+	if at.id != "" && len(parts) >= 2 && parts[0] == "for" {
+		at.subject, parts = parts[1], parts[2:]
+	}
+	switch {
+	case len(parts) == 0 && follows:
+		return v.follow(at)
+	case len(parts) == 0 && reads:
+		return v.show(at)
+	case len(parts) == 1 && parts[0] == "revoke" && reads:
+		return v.confirm(at)
+	case !follows && (len(parts) == 1 && !reads || len(parts) == 2 && parts[0] == "rollback" && !reads):
+		return v.act(at, parts)
+	}
+	return v.refused(api.NotFound())
+}
+
+// spot is what a page is about: all connections, one, or one subject of it.
+type spot struct{ id, subject string }
+
+// page is the path of its page below the dashboard's.
+func (s spot) page() string {
+	path := ""
+	if s.id != "" {
+		path = "/" + url.PathEscape(s.id)
+	}
+	if s.subject != "" {
+		path += "/for/" + url.PathEscape(s.subject)
+	}
+	return path
+}
+
+// api is the path that the API has for it.
+func (s spot) api() string {
+	path := "/v1/secrets/" + url.PathEscape(s.id)
+	if s.subject != "" {
+		path += "/subjects/" + url.PathEscape(s.subject)
+	}
+	return path
+}
+
+// sums is what an answer says of all pages of a list.
+type sums struct {
+	Page           int
+	PerPage        int `json:"per_page"`
+	Total          int
+	NeedsAttention int `json:"needs_attention"`
+	Statuses       map[string]int
+}
+
+// ask sends a request to the REST API as this visitor, and decodes `data` of its answer.
+func (v *operatorVisit) ask(method, path string, into any) (sums, error) {
+	target, err := url.Parse(path)
+	if err != nil {
+		return sums{}, api.NotFound()
+	}
+	r := v.r.Clone(v.r.Context())
+	r.Method, r.URL, r.Body, r.ContentLength = method, target, http.NoBody, 0
+	r.Header.Del("Idempotency-Key")
+	answer := &kept{header: make(http.Header)}
+	access := v.Access
+	access.Limit = 0 // the visit was counted
+	access.Identify = func(*http.Request) (api.Caller, error) { return v.caller, nil }
+	v.API.Serve(answer, r, target.EscapedPath(), access)
+	var body struct {
+		Data  json.RawMessage
+		Meta  sums
+		Error *struct{ Type, Message string }
+	}
+	if err := json.Unmarshal(answer.body.Bytes(), &body); err != nil {
+		return sums{}, fmt.Errorf("read the answer of the API: %w", err)
+	}
+	if body.Error != nil {
+		seconds, _ := strconv.Atoi(answer.header.Get("Retry-After"))
+		return sums{}, &api.Error{Status: answer.status, Type: body.Error.Type, Message: body.Error.Message, RetryAfter: time.Duration(seconds) * time.Second}
+	}
+	return body.Meta, json.Unmarshal(body.Data, into)
+}
+
+// kept is an answer that stays in memory.
+type kept struct {
+	header http.Header
+	status int
+	body   bytes.Buffer
+}
+
+// Header implements http.ResponseWriter.
+func (k *kept) Header() http.Header { return k.header }
+
+// WriteHeader implements http.ResponseWriter.
+func (k *kept) WriteHeader(status int) { k.status = status }
+
+// Write implements http.ResponseWriter.
+func (k *kept) Write(p []byte) (int, error) { return k.body.Write(p) }
+
+// Interface guards.
+var _ http.ResponseWriter = (*kept)(nil)
