@@ -296,9 +296,7 @@ func (a *App) Stop() error {
 	if err := a.tasks.Stop(ctx); err != nil {
 		a.logger.Error("a token refresh is still under way; it goes on with the next configuration's storage", zap.Error(err))
 	}
-	if !a.announcer.stopWithin(eventGrace) {
-		a.logger.Warn("a handler of events is still at work; it is not waited for")
-	}
+	a.stopAnnouncing()
 	a.stopAlerts()
 	if !a.recorder.stopWithin(auditGrace) {
 		a.logger.Warn("the storage holds up the list of the last changes; it is not waited for, and the log has them all")
@@ -349,7 +347,7 @@ func (a *App) Cleanup() error {
 	defer cancel()
 	a.stopWork(ctx) // when Start of another app failed, Stop was not called
 	if !a.announcer.ended() {
-		a.announcer.stopWithin(eventGrace)
+		a.stopAnnouncing()
 	}
 	a.stopAlerts()
 	if !a.recorder.ended() {

@@ -36,10 +36,41 @@ type announcer struct {
 	*worker
 	events *caddyevents.App // nil: nobody subscribes
 	queue  chan announcement
+
+	mu     sync.Mutex // held while something is queued; guards closed
+	closed bool       // nothing is queued any more
 }
 
 func newAnnouncer() *announcer {
 	return &announcer{worker: newWorker(), queue: make(chan announcement, eventBacklog)}
+}
+
+// put queues an event if the queue is open and has room. One that nobody subscribes to is as good as emitted.
+func (n *announcer) put(next announcement) (open, queued bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed || n.events == nil {
+		return !n.closed, !n.closed
+	}
+	select {
+	case n.queue <- next:
+		return true, true
+	default:
+		return true, false
+	}
+}
+
+// close ends queuing. What was queued until then is emitted, or handed on.
+func (n *announcer) close() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.closed = true
+}
+
+func (n *announcer) isClosed() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.closed
 }
 
 // provisionEvents finds Caddy's events app. It is used if it is configured, and not loaded for our sake.
@@ -59,21 +90,26 @@ func (a *App) provisionEvents() error {
 // run. It never waits.
 func (a *App) announce(s signal, name string, data map[string]any) {
 	a.metrics.event(name, s)
-	speaker := a
-	if a.announcer.ended() {
-		speaker = a.engine.firstWith(func(app *App) bool { return !app.announcer.ended() })
+	next := announcement{eventPrefix + s.name, data}
+	open, queued := a.announcer.put(next)
+	if !open {
+		open, queued = a.pass(next)
+	}
+	if open && !queued {
+		a.logger.Warn("an event was dropped, since the handlers of those before it take too long", zap.String("event", next.name))
+	}
+}
+
+// pass hands an event to the configuration in use; open is false when there is none.
+func (a *App) pass(next announcement) (open, queued bool) {
+	for !open {
+		speaker := a.engine.firstWith(func(app *App) bool { return !app.announcer.isClosed() })
 		if speaker == nil {
-			return
+			return false, false
 		}
+		open, queued = speaker.announcer.put(next) // not open: it has ended just now
 	}
-	if speaker.announcer.events == nil {
-		return
-	}
-	select {
-	case speaker.announcer.queue <- announcement{eventPrefix + s.name, data}:
-	default:
-		a.logger.Warn("an event was dropped, since the handlers of those before it take too long", zap.String("event", eventPrefix+s.name))
-	}
+	return open, queued
 }
 
 // announceAll is the work of the announcer. What was queued when it is told to end is still emitted.
@@ -84,24 +120,52 @@ func (a *App) announceAll(ctx context.Context) {
 	for {
 		select {
 		case next := <-a.announcer.queue:
-			a.announcer.events.Emit(a.ctx, next.name, next.data)
+			a.emit(next)
 		case now := <-ticker.C:
 			a.watch(now)
 		case <-ctx.Done():
-			a.announceRest()
+			a.eachQueued(a.emit)
 			return
 		}
 	}
 }
 
-func (a *App) announceRest() {
+// eachQueued takes everything out of the queue.
+func (a *App) eachQueued(take func(announcement)) {
 	for {
 		select {
 		case next := <-a.announcer.queue:
-			a.announcer.events.Emit(a.ctx, next.name, next.data)
+			take(next)
 		default:
 			return
 		}
+	}
+}
+
+// emit has handlers run. With the configuration's context over they would not: it was given up before it ran.
+func (a *App) emit(next announcement) {
+	if a.ctx.Err() != nil {
+		a.pass(next)
+		return
+	}
+	a.announcer.events.Emit(a.ctx, next.name, next.data)
+}
+
+// stopAnnouncing has this configuration's handlers run for what has happened until now, for a while. What they do not get to goes to those
+// of the next configuration, after a reload.
+func (a *App) stopAnnouncing() {
+	a.announcer.close()
+	if !a.announcer.stopWithin(eventGrace) {
+		a.logger.Warn("a handler of events is still at work; it is not waited for")
+	}
+	lost := 0
+	a.eachQueued(func(next announcement) {
+		if _, queued := a.pass(next); !queued {
+			lost++
+		}
+	})
+	if lost > 0 {
+		a.logger.Warn("events were dropped, since the handlers of those before them take too long", zap.Int("events", lost))
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,6 +26,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	_ "github.com/caddyserver/caddy/v2/modules/caddyevents/eventsconfig"
+	"go.uber.org/zap"
 
 	"github.com/caddyoauth/caddyoauth/internal/connection"
 	"github.com/caddyoauth/caddyoauth/internal/oauth"
@@ -286,12 +288,7 @@ func TestSlowEventHandler(t *testing.T) {
 	forgetEvents(t)
 	c := newLiveCaddy(t)
 	c.mustLoad(c.config(fmt.Sprintf(recordAll, "slow"), ""))
-	hold := make(chan struct{})
-	recorded.Lock()
-	recorded.hold = hold
-	recorded.Unlock()
-	release := sync.OnceFunc(func() { close(hold) })
-	t.Cleanup(release)
+	release := holdHandlers(t)
 	c.want(c.get(), "Bearer token-1")
 	app := c.app()
 	for range 2 * eventBacklog {
@@ -307,7 +304,143 @@ func TestSlowEventHandler(t *testing.T) {
 	if took := time.Since(began); took < eventGrace || took > 3*eventGrace {
 		t.Errorf("the end took %v", took)
 	}
+	if log := c.log(); !strings.Contains(log, `"msg":"events were dropped, since the handlers of those before them take too long","events":1024`) {
+		t.Error("the log does not say how many events were lost")
+	}
 	release()
+}
+
+// handled returns by whose handlers events were handled, once there are as many.
+func (c *liveCaddy) handled(want int) map[string]int {
+	c.t.Helper()
+	by := make(map[string]int)
+	c.soon(fmt.Sprint(want, " handled events"), func() bool {
+		recorded.Lock()
+		defer recorded.Unlock()
+		clear(by)
+		for _, e := range recorded.events {
+			by[e.by]++
+		}
+		return len(recorded.events) >= want
+	})
+	return by
+}
+
+// holdHandlers makes handlers of events slow until the returned function is called.
+func holdHandlers(t *testing.T) (release func()) {
+	t.Helper()
+	hold := make(chan struct{})
+	recorded.Lock()
+	recorded.hold = hold
+	recorded.Unlock()
+	release = sync.OnceFunc(func() { close(hold) })
+	t.Cleanup(release)
+	return release
+}
+
+// adoptedEvent is one that is easily made.
+var adoptedEvent = connection.Event{Kind: connection.KindAdopted, ID: connection.ID{Connection: "api"}}
+
+// TestEventsBeforeTheEndAreHandled: Stop returns when the handlers are through.
+func TestEventsBeforeTheEndAreHandled(t *testing.T) {
+	forgetEvents(t)
+	c := newLiveCaddy(t)
+	c.mustLoad(c.config(fmt.Sprintf(recordAll, "one"), ""))
+	for range 500 {
+		c.app().observe(adoptedEvent)
+	}
+	if err := caddy.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	recorded.Lock()
+	defer recorded.Unlock()
+	if n := len(recorded.events); n != 500 {
+		t.Errorf("%d of 500 events were handled", n)
+	}
+}
+
+// TestSlowEventHandlersOverAReload: what the old configuration's handlers do not get to is handled by the new one's, each event once.
+func TestSlowEventHandlersOverAReload(t *testing.T) {
+	forgetEvents(t)
+	c := newLiveCaddy(t)
+	c.mustLoad(c.config(fmt.Sprintf(recordAll, "old"), ""))
+	release := holdHandlers(t)
+	for range 50 {
+		c.app().observe(adoptedEvent)
+	}
+	c.mustLoad(c.config(fmt.Sprintf(recordAll, "new"), ""))
+	release()
+	if by := c.handled(50); by["old"] != 1 || by["new"] != 49 {
+		t.Errorf("handled by %v", by)
+	}
+	if strings.Contains(c.log(), "dropped") {
+		t.Error("events were dropped")
+	}
+}
+
+// TestEventsDuringAReload: of what happens while one configuration gives way to another, nothing falls between them.
+func TestEventsDuringAReload(t *testing.T) {
+	forgetEvents(t)
+	c := newLiveCaddy(t)
+	c.mustLoad(c.config(fmt.Sprintf(recordAll, "0"), ""))
+	told := 0
+	for n := 1; n <= 5; n++ {
+		old, stop, begun, done := c.app(), make(chan struct{}), make(chan struct{}), make(chan int)
+		go func() {
+			count := 0
+			defer func() { done <- count }()
+			for tick := time.NewTicker(20 * time.Microsecond); ; <-tick.C {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if old.observe(adoptedEvent); count == 0 {
+					close(begun)
+				}
+				count++
+			}
+		}()
+		<-begun
+		c.mustLoad(c.config(fmt.Sprintf(recordAll, fmt.Sprint(n)), ""))
+		close(stop)
+		told += <-done
+	}
+	c.handled(told)
+	if dropped := strings.Count(c.log(), "dropped"); dropped > 0 {
+		t.Errorf("%d of %d events were dropped", dropped, told)
+	}
+}
+
+// TestEventsOfAFailedStart: a configuration that is given up while it starts has told of something, which nobody tells again that day. The
+// running one's handlers get it: with the context over its own would not be run.
+func TestEventsOfAFailedStart(t *testing.T) {
+	t.Parallel()
+	e := new(engine)
+	app := func() *App {
+		ctx, cancel := caddy.NewContext(caddy.Context{Context: t.Context()})
+		cancel()
+		a := &App{ctx: ctx, engine: e, announcer: newAnnouncer(), logger: zap.NewNop(), metrics: newMetrics(nil), active: new(activeSet), started: new(atomic.Bool), storage: new(meteredStorage)}
+		a.started.Store(true)
+		a.announcer.events = new(caddyevents.App)
+		e.apps = append(e.apps, a)
+		return a
+	}
+	running, started, unstarted := app(), app(), app()
+	for n := range 10 {
+		started.announce(signalAdopted, "api", map[string]any{"number": n})
+		unstarted.announce(signalAdopted, "api", map[string]any{"number": 10 + n})
+	}
+	unstarted.stopAnnouncing()
+	started.announcer.start(started.announceAll)
+	started.stopAnnouncing()
+	got := make(map[any]bool)
+	running.eachQueued(func(next announcement) { got[next.data["number"]] = true })
+	if len(got) != 20 {
+		t.Errorf("%d of 20 events were handed on", len(got))
+	}
+	running.stopAnnouncing()
+	running.announce(signalAdopted, "api", nil) // to nobody
 }
 
 func TestKeyRotatedIsTold(t *testing.T) {
