@@ -317,3 +317,21 @@ func TestAPIBehindAuthentication(t *testing.T) {
 	ask("alice", "POST", "/collections", `{"name":"x"}`).want(t, http.StatusCreated, `"name":"x"`)
 	ask("alice", "GET", "/audit", "").want(t, http.StatusOK, `"caller":"alice"`)
 }
+
+// TestGroupsAreTakenToTheLetter: people may name groups themselves, and the name of one may hold that of another.
+func TestGroupsAreTakenToTheLetter(t *testing.T) {
+	a := runAPI(t, "", "oauth2_api /piped {\n identity {http.request.header.X-User}\n groups {http.request.header.X-Groups} |\n role viewer admins\n role viewer user:root\n}\n")
+	for groups, want := range map[string]int{
+		"admins": 201, "x,admins": 201, " admins ,y": 201, "fake admins": 403, "admins fake": 403, "admins|x": 403, "user:alice": 403, "*": 403, "": 403, "Admins": 403,
+	} {
+		if got := a.call("POST", "/v1/collections", fmt.Sprintf(`{"name":"c%d"}`, len(groups)), "X-Groups: "+groups); got.status != want && !(want == 201 && got.status == http.StatusConflict) {
+			t.Errorf("%q: got %d %s, want %d", groups, got.status, got.body, want)
+		}
+	}
+	for groups, want := range map[string]int{"admins": 200, "x|admins": 200, "x,admins": 403, "user:root": 403} {
+		if got := a.get("/piped/v1/secrets", "X-User: bob", "X-Groups: "+groups); got.status != want {
+			t.Errorf("%q: got %d %s, want %d", groups, got.status, got.body, want)
+		}
+	}
+	a.get("/piped/v1/secrets", "X-User: root").want(t, http.StatusOK, "data")
+}

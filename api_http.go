@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -31,8 +32,10 @@ type RestAPI struct {
 	Path string `json:"path,omitempty"`
 	// Identity says who the caller is, by request placeholders. Default: `{http.auth.user.id}`, which Caddy's authentication sets.
 	Identity string `json:"identity,omitempty"`
-	// Groups says which groups the caller is in, separated by commas or spaces. Default: none.
+	// Groups says which groups the caller is in. Default: none.
 	Groups string `json:"groups,omitempty"`
+	// GroupSeparator is the one character that stands between them: what a name may hold must not be taken for it. Default: a comma.
+	GroupSeparator string `json:"group_separator,omitempty"`
 	// Roles say what groups may do. Default: nothing, so that only API keys count.
 	Roles []RoleGrant `json:"roles,omitempty"`
 	// Tenant says for which tenant the caller acts, by text or request placeholders; empty for a request means that it is refused.
@@ -71,6 +74,9 @@ func (h *RestAPI) Provision(ctx caddy.Context) error {
 	}
 	if !strings.HasPrefix(h.path, "/") || strings.HasSuffix(h.path, "/") || strings.ContainsAny(h.path, "*?#{%") {
 		return fmt.Errorf("path: %q is not an absolute path without a slash at the end", h.path)
+	}
+	if utf8.RuneCountInString(h.GroupSeparator) > 1 {
+		return fmt.Errorf("groups: the separator %q is not one character", h.GroupSeparator)
 	}
 	for _, grant := range h.Roles {
 		if _, err := api.ParseRole(grant.Role); err != nil {
@@ -147,10 +153,14 @@ func bearerOf(r *http.Request) (token string, ok bool) {
 
 // grants returns the roles of a caller.
 func (h *RestAPI) grants(identity, tenant, groups string) []api.Grant {
-	mine := strings.FieldsFunc(groups, func(r rune) bool { return r == ',' || r == ' ' })
+	var mine []string
+	for name := range strings.SplitSeq(groups, cmp.Or(h.GroupSeparator, ",")) {
+		mine = append(mine, strings.TrimSpace(name))
+	}
 	var all []api.Grant
 	for _, grant := range h.Roles {
-		if grant.Group != "*" && grant.Group != "user:"+identity && !slices.Contains(mine, grant.Group) {
+		user, single := strings.CutPrefix(grant.Group, "user:") // no group is ever called so: people may name groups
+		if grant.Group != "*" && (single && user != identity || !single && !slices.Contains(mine, grant.Group)) {
 			continue
 		}
 		role, err := api.ParseRole(grant.Role)

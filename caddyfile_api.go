@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
@@ -27,7 +28,7 @@ func init() {
 //
 //	oauth2_api [<path>] {
 //		identity   <placeholders>                  # default: {http.auth.user.id}
-//		groups     <placeholders>
+//		groups     <placeholders> [<separator>]    # default: ,
 //		role       <role> <group> [<collections...>]
 //		tenant     <text or placeholders>
 //		all_tenants
@@ -99,8 +100,8 @@ func (h *RestAPI) parseOption(d *caddyfile.Dispenser, directive string) error {
 		h.AllTenants = true
 	case name == "identity" && len(args) == 1:
 		h.Identity = args[0]
-	case name == "groups" && len(args) == 1:
-		h.Groups = args[0]
+	case name == "groups" && (len(args) == 1 || len(args) == 2):
+		return h.parseGroups(d, args)
 	case name == "tenant" && len(args) == 1:
 		h.Tenant = args[0]
 	case name == "rate_limit" && len(args) == 1:
@@ -109,6 +110,16 @@ func (h *RestAPI) parseOption(d *caddyfile.Dispenser, directive string) error {
 		return d.ArgErr()
 	default:
 		return d.Errf("unknown option %q of %s; known are all_tenants, groups, identity, rate_limit, role and tenant", name, directive)
+	}
+	return nil
+}
+
+func (h *RestAPI) parseGroups(d *caddyfile.Dispenser, args []string) error {
+	if h.Groups = args[0]; len(args) < 2 {
+		return nil
+	}
+	if h.GroupSeparator = args[1]; utf8.RuneCountInString(args[1]) != 1 {
+		return d.Errf("groups: the separator %q is not one character", args[1])
 	}
 	return nil
 }
