@@ -17,12 +17,12 @@ func (a *restSite) records() int {
 	return (&peopleSite{site: a.site}).stored("current.json")
 }
 
-// cluster is the API on two instances that share the storage and are slow to look at it.
-func cluster(t *testing.T, stored string) (one, other *restSite) {
+// cluster is the API on two instances that share the storage, and look at it that often.
+func cluster(t *testing.T, poll, stored string) (one, other *restSite) {
 	t.Helper()
 	auth := newAuthServer(t)
 	with := setup{
-		connections: "stored_connections {\n endpoints 127.0.0.1\n poll_interval 10m\n" + stored + "\n}\n",
+		connections: "stored_connections {\n endpoints 127.0.0.1\n poll_interval " + poll + "\n" + stored + "\n}\n",
 		site:        strings.ReplaceAll(apiDirective, "tenant {http.request.header.X-Tenant}\n", "") + "respond nothing 404\n",
 	}
 	one = &restSite{site: run(t, with), auth: auth}
@@ -32,7 +32,7 @@ func cluster(t *testing.T, stored string) (one, other *restSite) {
 // TestStaleDeleteEndsNothing: an instance that has not heard of a change is asked to remove what was there before. It must not end the
 // tokens first and find out then.
 func TestStaleDeleteEndsNothing(t *testing.T) {
-	one, other := cluster(t, "")
+	one, other := cluster(t, "10m", "")
 	id := one.call("POST", "/v1/secrets/oauth2", one.machine("billing", "")).is(http.StatusCreated).get("id")
 	other.call("POST", "/v1/collections", `{"name":"x"}`).is(http.StatusCreated) // who changes something looks at all
 	other.call("GET", "/v1/secrets/"+id, "").is(http.StatusOK)
@@ -51,7 +51,7 @@ func TestStaleDeleteEndsNothing(t *testing.T) {
 
 // TestBoundsHoldOverInstances: each instance counts what the others have made, and looks at who uses what, in the moment of the change.
 func TestBoundsHoldOverInstances(t *testing.T) {
-	one, other := cluster(t, "max_connections 3")
+	one, other := cluster(t, "10m", "max_connections 3")
 	var all sync.WaitGroup
 	var mu sync.Mutex
 	codes := make(map[int]int)
@@ -89,7 +89,7 @@ func TestBoundsHoldOverInstances(t *testing.T) {
 
 // TestNothingIsMadeOfWhatIsGone: what a new connection names may have been removed at another instance a moment ago.
 func TestNothingIsMadeOfWhatIsGone(t *testing.T) {
-	one, other := cluster(t, "")
+	one, other := cluster(t, "10m", "")
 	shop := one.call("POST", "/v1/collections", `{"name":"shop"}`).is(http.StatusCreated).get("id")
 	other.call("POST", "/v1/collections", `{"name":"x"}`).is(http.StatusCreated)
 	one.call("DELETE", "/v1/collections/"+shop, "", "If-Match: *").is(http.StatusOK)

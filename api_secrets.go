@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -22,6 +23,9 @@ import (
 
 // defaultEnvironment is what a connection's own options are for, when it is not said.
 const defaultEnvironment = "production"
+
+// maxEnvironments bounds those of one secret: each is a connection of its own, and no bound of the operator's counts them.
+const maxEnvironments = 20
 
 // firstTokenWait bounds how long the answer to a new connection waits for its first token.
 const firstTokenWait = 20 * time.Second
@@ -209,11 +213,16 @@ func (s apiService) overrides(e *entry, said map[string]map[string]json.RawMessa
 		wrong.apply(all, fields, "environments."+name+".", func(u use) bool { return u == useOverride || u == useValue })
 		next[name] = newEntryOptions(all)
 	}
-	e.Environments = next
+	if e.Environments = next; len(next) > maxEnvironments {
+		wrong.add("environments", fmt.Sprintf("there may be %d", maxEnvironments))
+	}
 }
 
 // checkConnection builds the connection in every environment and names what is wrong.
 func (s apiService) checkConnection(e *entry, wrong *faults) {
+	if len(e.Environments) > maxEnvironments {
+		return // was said
+	}
 	for _, environment := range environmentsOf(e) {
 		prefix := ""
 		if environment != e.BaseEnvironment {

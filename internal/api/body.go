@@ -108,7 +108,7 @@ func (c *call) readBody() error {
 	charset := params["charset"]
 	coding := c.r.Header.Get("Content-Encoding")
 	switch {
-	case err != nil, kind != "application/json" && kind != "application/merge-patch+json", charset != "" && !strings.EqualFold(charset, "utf-8"):
+	case err != nil, !slices.Contains(c.route.kinds(), kind), charset != "" && !strings.EqualFold(charset, "utf-8"):
 		return &Error{Status: http.StatusUnsupportedMediaType, Type: typeMedia, Message: "send application/json"}
 	case coding != "" && !strings.EqualFold(coding, "identity"):
 		return &Error{Status: http.StatusUnsupportedMediaType, Type: typeMedia, Message: "send the body without a Content-Encoding"}

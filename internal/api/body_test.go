@@ -22,6 +22,8 @@ func TestBodies(t *testing.T) {
 		{name: "no UTF-8", path: "/v1/secrets/oauth2", body: "{\"name\":\"x\",\"client_secret\":\"a\xff\"}", status: 400},
 		{name: "compressed", path: "/v1/secrets/oauth2", body: `{}`, header: "Content-Encoding: gzip", status: 415},
 		{name: "not compressed", path: "/v1/secrets/oauth2", body: `{"name":"x"}`, header: "Content-Encoding: identity", status: 201},
+		{name: "a patch that is none", path: "/v1/secrets/oauth2", body: `{"name":"x"}`, header: "Content-Type: application/merge-patch+json", status: 415},
+		{name: "a patch", method: "PATCH", path: "/v1/collections/" + ourShop, body: `{}`, header: "Content-Type: application/merge-patch+json", status: 428},
 		{name: "twice", path: "/v1/secrets/oauth2", body: `{"name":"x","name":"y","scopes":[],"scopes":[]}`, status: 400, fields: "name scopes"},
 		{name: "twice, far below", path: "/v1/secrets/oauth2", body: `{"name":"x","environments":{"s":[1,{"a":{"b":1,"b":2}},"b","b"],"t":{"b":"b"}},"x":{"b":1e999}}`, status: 400, fields: "environments.s.a.b"},
 		{name: "the same text where it is no name", path: "/v1/secrets/oauth2", body: `{"name":"name","x":["name","name",{"name":1}],"y":{"name":{"name":{}}}}`, status: 201},

@@ -166,7 +166,11 @@ func (s *schemas) operation(r *route) object {
 		if len(r.needs) > 0 {
 			schema = object{"allOf": []any{schema}, "required": r.needs}
 		}
-		op["requestBody"] = object{"required": true, "content": object{"application/json": object{"schema": schema}}}
+		content := object{}
+		for _, kind := range r.kinds() {
+			content[kind] = object{"schema": schema}
+		}
+		op["requestBody"] = object{"required": true, "content": content}
 	}
 	return op
 }

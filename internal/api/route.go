@@ -43,6 +43,14 @@ type param struct {
 	number    bool
 }
 
+// kinds are the media types of its body. A change is a merge patch (RFC 7396), by either name.
+func (r *route) kinds() []string {
+	if r.method == http.MethodPatch {
+		return []string{"application/json", "application/merge-patch+json"}
+	}
+	return []string{"application/json"}
+}
+
 // audited reports whether the audit log has a line for an answer: for every change, and for whatever was denied. What is not there has
 // one as what is somebody else's: the log, which administrators read, must not tell them apart either.
 func (r *route) audited(status int) bool {
