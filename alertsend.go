@@ -158,7 +158,10 @@ func (h *webhook) send(ctx context.Context, n alert.News) (wait time.Duration, e
 	}
 	defer resp.Body.Close()
 	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, answerLimit))
-	if resp.StatusCode < 200 || resp.StatusCode > 299 {
+	switch {
+	case resp.StatusCode == http.StatusGone: // Standard Webhooks: it wants to hear no more. Only the configuration can agree to that
+		return longestWait, errors.New("the webhook answered 410: it is gone; take it out of the configuration")
+	case resp.StatusCode < 200 || resp.StatusCode > 299:
 		return retryAfter(resp.Header.Get("Retry-After"), now), fmt.Errorf("the webhook answered %d", resp.StatusCode)
 	}
 	return 0, nil
@@ -198,6 +201,7 @@ func (c *command) send(ctx context.Context, n alert.News) (time.Duration, error)
 	cmd := exec.CommandContext(ctx, c.args[0], c.args[1:]...)
 	cmd.Stdin = bytes.NewReader(alert.JSON(n, c.instance, time.Now()))
 	cmd.WaitDelay = execGrace
+	killTogether(cmd)
 	cmd.Env = []string{}
 	for _, name := range []string{"PATH", "HOME", "TZ", "LANG", "SYSTEMROOT"} {
 		if value, ok := os.LookupEnv(name); ok {

@@ -40,7 +40,7 @@
 //	observer.go    what happens to tokens, as log lines; events.go: as events of Caddy
 //	tracing.go     what traces show of a request's token
 //	health.go      whether requests can be sent here
-//	alerts.go      who is told of trouble, and when; alertsend.go: how; alertmark.go: once for all instances
+//	alerts.go      who is told of trouble, and when; alertsend.go: how, and process_*.go: by commands; alertmark.go: once for all instances
 //	metrics.go     what Prometheus sees; storagemeter.go counts what storage fails at
 //	admin.go       the state of the connections on Caddy's admin endpoint
 //	entry.go       what is made at run time, and its stored form; catalog.go: as this process knows it
