@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/caddyoauth/caddyoauth/internal/provider"
 )
 
 // TestDocumentedCaddyfiles adapts every Caddyfile block of README.md and of all pages below docs, so that nobody copies one that does not work.
@@ -101,6 +103,86 @@ func TestPicturesAreTaken(t *testing.T) {
 		}
 		if info, err := file.Info(); err != nil || info.Size() > 150_000 {
 			t.Errorf("docs/img/%s is too large, %v", file.Name(), err)
+		}
+	}
+}
+
+var (
+	docLink    = regexp.MustCompile(`\]\(([^)\s:]+)\)`)
+	docHeading = regexp.MustCompile(`(?m)^#+ (.+)$`)
+	notInSlug  = regexp.MustCompile(`[^\p{L}\p{N}_ -]`)
+)
+
+// headings returns what links into a page may name, as GitHub makes it.
+func headings(markdown string) map[string]bool {
+	found := make(map[string]bool)
+	for _, match := range docHeading.FindAllStringSubmatch(markdown, -1) {
+		slug := notInSlug.ReplaceAllString(strings.ToLower(match[1]), "")
+		found[strings.ReplaceAll(slug, " ", "-")] = true
+	}
+	return found
+}
+
+// TestLinksLeadSomewhere: links between pages name files and headings that there are.
+func TestLinksLeadSomewhere(t *testing.T) {
+	t.Parallel()
+	checked := 0
+	for _, glob := range []string{"*.md", "docs/*.md", "docs/providers/*.md", "kms/*.md"} {
+		files, err := filepath.Glob(glob)
+		if err != nil || len(files) == 0 {
+			t.Fatalf("there is no %s, %v", glob, err)
+		}
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, match := range docLink.FindAllStringSubmatch(string(text), -1) {
+				checked++
+				path, anchor, _ := strings.Cut(match[1], "#")
+				target := file
+				if path != "" {
+					target = filepath.Join(filepath.Dir(file), path)
+				}
+				found, err := os.Stat(target)
+				if err != nil {
+					t.Errorf("%s: there is no %s", file, match[1])
+					continue
+				}
+				if anchor == "" || found.IsDir() {
+					continue
+				}
+				page, err := os.ReadFile(target)
+				if err != nil || !headings(string(page))[anchor] {
+					t.Errorf("%s: %s has no heading %s, %v", file, target, anchor, err)
+				}
+			}
+		}
+	}
+	if checked < 50 {
+		t.Errorf("only %d links were found", checked)
+	}
+}
+
+// TestReadmeCountsPresets: the number that it boasts of is right.
+func TestReadmeCountsPresets(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("README.md")
+	if err != nil || !strings.Contains(string(text), fmt.Sprintf("[%d presets]", len(provider.Names()))) {
+		t.Errorf("the README does not say that there are %d presets, %v", len(provider.Names()), err)
+	}
+}
+
+// TestOptionsAreDocumented: each option of the global block and of a connection has a row.
+func TestOptionsAreDocumented(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("docs/options.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range slices.Concat(slices.Collect(maps.Keys(globalParsers)), slices.Collect(maps.Keys(optionParsers))) {
+		if !regexp.MustCompile("(?m)^\\| `" + name + "[` ]").Match(page) {
+			t.Errorf("the page has no row for %s", name)
 		}
 	}
 }
