@@ -29,7 +29,7 @@ func testRoles(t *testing.T, s *troubles) {
 		visitor := s.site.as(s.t, tt.name).during(t)
 		visitor.open("/ops")
 		pages := js[map[string]string](visitor, `Object.fromEntries([...document.querySelectorAll("h2 a")].map(a => [a.innerText, a.getAttribute("href")]))`)
-		if n := js[int](visitor, `document.querySelectorAll("form, button").length`); n != 0 {
+		if n := js[int](visitor, `document.querySelectorAll("form[method=post]").length`); n != 0 {
 			t.Errorf("the overview offers %s %d buttons", tt.name, n)
 		}
 		for _, state := range shownStates {
@@ -97,7 +97,7 @@ func testTenants(t *testing.T, s *troubles) {
 	pages := make(map[*person]string)
 	for p, theirs := range map[*person]string{acme: "orders", globex: "payroll"} {
 		p.open("/of")
-		p.reads(theirs, "The one connection is well", "Active")
+		p.reads(theirs, "Active")
 		p.inspect("tenant")
 		p.press(theirs)
 		pages[p] = p.at()
@@ -118,7 +118,11 @@ func testTenants(t *testing.T, s *troubles) {
 
 	acme.open("/of")
 	globex.open("/of")
-	news := `document.body.dataset.news`
+	news := `(() => {
+		const address = new URL(document.body.dataset.news, location), {seen} = document.querySelector("main").dataset;
+		if (seen) address.searchParams.set("seen", seen);
+		return address.href;
+	})()`
 	here, there := js[string](acme, news), js[string](globex, news)
 	globex.press("payroll")
 	globex.press("Refresh now")
@@ -184,15 +188,24 @@ func testWithoutScript(t *testing.T, s *troubles) {
 	ops := s.site.as(s.t, "ops").during(t)
 	ops.do(emulation.SetScriptExecutionDisabled(true))
 	rows, _ := ops.overview()
+	told := 0
 	for _, row := range rows {
 		for _, state := range shownStates {
-			if row.Name == state.connection && row.Word == state.word && !strings.Contains(row.Text, state.advice) {
+			if row.Name != state.connection || row.Word != state.word { // what the parts before have changed
+				continue
+			}
+			if !strings.Contains(row.Text, state.advice) {
 				t.Errorf("the overview says of %s: %s", row.Name, row.Text)
 			}
+			ops.open("/ops")
+			ops.press(row.Name)
+			ops.reads(state.word, state.advice)
+			told++
 		}
 	}
-	if without, with := ops.seen.asked("/ops/news"), s.ops.seen.asked("/ops/news"); len(rows) != len(shownStates) || without || !with {
-		t.Errorf("there are %d rows; the page asks for news without scripts: %v, with them: %v", len(rows), without, with)
+	ops.open("/ops")
+	if without, with := ops.seen.asked("/ops/news"), s.ops.seen.asked("/ops/news"); told < 10 || without || !with {
+		t.Errorf("%d states can be read; the page asks for news without scripts: %v, with them: %v", told, without, with)
 	}
 	ops.press("mail")
 	ops.press("Connect")
