@@ -1,6 +1,8 @@
 package caddyoauth
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -13,6 +15,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
+	"github.com/caddyoauth/caddyoauth/internal/alert"
 	"github.com/caddyoauth/caddyoauth/internal/provider"
 )
 
@@ -291,6 +294,28 @@ func madeUp(text string) string {
 		}
 	}
 	return "{\noauth2_inject {\n" + connections + "}\n}\n"
+}
+
+// TestDocumentedJSON decodes what pages show as JSON: it is what the program writes, with no member that there is not.
+func TestDocumentedJSON(t *testing.T) {
+	t.Parallel()
+	for file, value := range map[string]any{"docs/keys.md": new(KeyStatus), "docs/metrics.md": new(HealthReport), "docs/alerts.md": new(alert.Generic)} {
+		raw, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		blocks := regexp.MustCompile("(?s)\n```(?:json|console\n\\$ curl [^\n]*)\n(\\{.*?)```").FindAllSubmatch(raw, -1)
+		if len(blocks) != 1 {
+			t.Errorf("%s has %d blocks of JSON", file, len(blocks))
+		}
+		for _, block := range blocks {
+			decoder := json.NewDecoder(bytes.NewReader(block[1]))
+			decoder.DisallowUnknownFields()
+			if err := decoder.Decode(value); err != nil {
+				t.Errorf("%s: %v", file, err)
+			}
+		}
+	}
 }
 
 // TestDocBlocks looks at the extraction itself: a test that finds no blocks would find no faults either.

@@ -119,6 +119,9 @@ func (c *Caddy) Command(t testing.TB, args ...string) (out, notes string, code i
 	return stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()
 }
 
+// Environ is what a script needs that runs the same program as `caddy`, in the same surroundings.
+func (c *Caddy) Environ() []string { return append(slices.Clone(c.cmd.Env), "CADDY="+binary) }
+
 // With sets a variable, "NAME=value", for the commands from now on, and returns what takes it back.
 func (c *Caddy) With(variable string) (back func()) {
 	before := c.cmd.Env
