@@ -88,3 +88,24 @@ func TestRemovalWhileRequestsTravel(t *testing.T) {
 		t.Errorf("%d token sets are left", got)
 	}
 }
+
+// TestConfiguredNameTakesTheRequests: a name that is stored as well as configured is the configured one, also where a request says it; and
+// the stored one's token goes nowhere.
+func TestConfiguredNameTakesTheRequests(t *testing.T) {
+	a, elsewhere := runAPI(t, "", ""), newIDP(t)
+	elsewhere.issued.Store(100)
+	made := a.call("POST", "/v1/secrets/oauth2", strings.Replace(a.machine("api", ""), a.idp.URL, elsewhere.URL, 1)).is(http.StatusCreated)
+	if made.get("connection_error") != "shadowed_by_configuration" {
+		t.Errorf("got %s", made.body)
+	}
+	for range 2 {
+		a.get("/with/api/x").want(t, http.StatusOK, "GET")
+		if got := a.up.last(t).header.Get("Authorization"); got != bearer(1) {
+			t.Error("the request travelled with another token")
+		}
+		a.reload() // what is stored is known already then
+	}
+	if got := elsewhere.asked.Load(); got != 0 {
+		t.Errorf("the stored one's server was asked %d times", got)
+	}
+}
