@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/caddyoauth/caddyoauth/internal/connection"
+	"github.com/caddyoauth/caddyoauth/internal/pages"
 )
 
 // account is a connection as its person sees it.
@@ -144,7 +145,7 @@ func (v *visit) confirm(name string) error {
 	} else if one.Elsewhere {
 		p.Next = elsewhere + " That may end as well, since some providers end everything at once."
 	}
-	postsForms(v.w.Header())
+	pages.PostsForms(v.w.Header())
 	return v.show(p)
 }
 

@@ -28,7 +28,7 @@
 //	connect.go     http.handlers.oauth2_connect: the pages on which people connect their accounts
 //	brake.go       how often one person may begin to connect
 //	redirect.go    which browsers are led there at once
-//	pages.go       how a page is made, from templates/; accounts.go and explain.go hold what they say
+//	pages.go       what people are told of connecting, on pages; accounts.go and explain.go hold more of it
 //	engine.go      the process-wide state that outlives configurations; room.go: what of it stays in memory
 //	refresh.go     WHEN tokens are refreshed in the background
 //	keepalive.go   what nobody uses is kept alive; who only a person can help is told of
@@ -47,11 +47,13 @@
 //	stored*.go     connections that were made at run time; choose.go: which one a request travels with
 //	api_*.go       what the REST API is asked for, and where it is served; audit.go: who did what
 //	trail.go       the last of that; trailstore.go: kept in storage, by all instances
-//	dashboard*.go  http.handlers.oauth2_dashboard: pages for operators, a client of the REST API; pulse.go: how the last day went
+//	dashboard.go   http.handlers.oauth2_dashboard: where the pages for operators are served; pulse.go: how the last day went
 //	command.go     `caddy oauth2-inject`; complete.go: what shells offer; doctor.go: its checks of a configuration
 //
 //	internal/alert       what is told of trouble, when, and in what form
 //	internal/api         the REST API: requests, roles, answers
+//	internal/dashboard   the pages for operators, a client of the REST API
+//	internal/pages       how all pages look: templates, style, policy
 //	internal/cli         the command line: what it asks the API for, and how it shows it
 //	internal/connection  the life of a token set: HOW it is refreshed
 //	internal/oauth       the token endpoint's protocol

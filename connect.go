@@ -18,6 +18,7 @@ import (
 
 	"github.com/caddyoauth/caddyoauth/internal/connection"
 	"github.com/caddyoauth/caddyoauth/internal/oauth"
+	"github.com/caddyoauth/caddyoauth/internal/pages"
 )
 
 func init() {
@@ -106,7 +107,7 @@ func (h *Connect) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if !ours || rest != "" && rest[0] != '/' {
 		return next.ServeHTTP(w, r)
 	}
-	setPageHeaders(w.Header())
+	pages.SetHeaders(w.Header())
 	action, name, _ := strings.Cut(strings.Trim(rest, "/"), "/")
 	if action == "callback" || action == "authorize" {
 		// The query of the one holds the code, the Location of the other the state. Both have a line in our own log.

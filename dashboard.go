@@ -6,6 +6,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddyoauth/caddyoauth/internal/dashboard"
 )
 
 func init() {
@@ -21,7 +23,7 @@ type Dashboard struct {
 	// Path is where the pages are, without a slash at the end. Default: `/dashboard`.
 	RestAPI
 
-	board *board
+	board *dashboard.Board
 }
 
 // CaddyModule returns the Caddy module information.
@@ -37,7 +39,7 @@ func (h *Dashboard) Provision(ctx caddy.Context) error {
 	if err := h.RestAPI.Provision(ctx); err != nil {
 		return err
 	}
-	h.board = newBoard(boardSettings{
+	h.board = dashboard.New(dashboard.Settings{
 		API: h.app.rest, Access: h.access(), Changes: h.app.engine.changes.Load, Ended: h.app.loop.ctx.Done(), Exiting: caddy.Exiting,
 	})
 	return nil
@@ -49,7 +51,7 @@ func (h *Dashboard) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddy
 	if !ours || rest != "" && rest[0] != '/' {
 		return next.ServeHTTP(w, r)
 	}
-	return h.board.serve(w, r, rest)
+	return h.board.Serve(w, r, rest)
 }
 
 // Interface guards.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/caddyoauth/caddyoauth/internal/connection"
 	"github.com/caddyoauth/caddyoauth/internal/oauth"
+	"github.com/caddyoauth/caddyoauth/internal/pages"
 	"github.com/caddyoauth/caddyoauth/internal/provider"
 )
 
@@ -224,7 +225,7 @@ func (v *visit) ask(c *activeConnection, source *connection.Source, given, wrong
 			Name: f.name, Label: f.label, Example: f.example, Value: value, Wrong: wrong[f.name], Required: f.required,
 		})
 	}
-	postsForms(v.w.Header())
+	pages.PostsForms(v.w.Header())
 	allowForm(v.w.Header(), formTargets(c.consent.endpoint))
 	return render(v.w, status, "fields.html", page)
 }

@@ -277,6 +277,8 @@ func TestGuardImports(t *testing.T) {
 		"internal/oauth":      {module + "internal/secret", "golang.org/x/", "github.com/go-jose/go-jose/v4"},
 		"internal/cli":        {module + "internal/api", module + "internal/secret", "golang.org/x/text/width"},
 		"internal/alert":      {module + "internal/secret"},
+		"internal/pages":      {},
+		"internal/dashboard":  {module + "internal/api", module + "internal/pages"},
 		"internal/connection": {module + "internal/secret", module + "internal/oauth"},
 		"internal/provider":   {module + "internal/oauth", "golang.org/x/oauth2"},
 	}

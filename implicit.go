@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/caddyoauth/caddyoauth/internal/oauth"
+	"github.com/caddyoauth/caddyoauth/internal/pages"
 )
 
 // The implicit grant (RFC 6749 section 4.2) is for servers that have nothing else. The token comes behind the # of the callback's
@@ -44,8 +45,8 @@ func (v *visit) takeFragment() error {
 	random := make([]byte, 16)
 	_, _ = rand.Read(random) // never fails: crypto/rand aborts the program instead
 	nonce := base64.RawURLEncoding.EncodeToString(random)
-	v.w.Header().Set("Content-Security-Policy", pagePolicy+"; script-src 'nonce-"+nonce+"'")
-	postsForms(v.w.Header())
+	v.w.Header().Set("Content-Security-Policy", pages.Policy+"; script-src 'nonce-"+nonce+"'")
+	pages.PostsForms(v.w.Header())
 	return render(v.w, http.StatusOK, "implicit.html", implicitPage{frame: v.frame(), Nonce: nonce, Back: v.path})
 }
 

@@ -28,8 +28,8 @@ func metricsIn(text string) []string {
 	return slices.Sorted(maps.Keys(found))
 }
 
-// dashboard is what the test looks at of Grafana's format.
-type dashboard struct {
+// grafana is what the test looks at of Grafana's format.
+type grafana struct {
 	Title, UID    string
 	SchemaVersion int
 	Templating    struct{ List []struct{ Name, Query any } }
@@ -49,7 +49,7 @@ func TestDashboard(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var board dashboard
+	var board grafana
 	if err := json.Unmarshal(raw, &board); err != nil {
 		t.Fatal(err)
 	}

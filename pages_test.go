@@ -16,6 +16,7 @@ import (
 
 	"github.com/caddyoauth/caddyoauth/internal/connection"
 	"github.com/caddyoauth/caddyoauth/internal/oauth"
+	"github.com/caddyoauth/caddyoauth/internal/pages"
 )
 
 // visitFor is a request of somebody to the pages, outside of a running Caddy.
@@ -23,7 +24,7 @@ func visitFor(t *testing.T, identity string) (*visit, *httptest.ResponseRecorder
 	t.Helper()
 	w, r := httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "https://app.example/connect", nil)
 	h := &Connect{path: "/connect", app: &App{active: &activeSet{byName: make(map[string]*activeConnection)}}}
-	setPageHeaders(w.Header())
+	pages.SetHeaders(w.Header())
 	return &visit{Connect: h, w: w, r: r, repl: caddy.NewReplacer(), who: visitor{identity: identity, browser: "cookie"}}, w
 }
 
@@ -189,17 +190,5 @@ func TestAccountEndsSoon(t *testing.T) {
 	state.Status, state.EndsAt = connection.StatusExpiring, time.Date(2027, 3, 1, 12, 0, 0, 0, time.UTC)
 	if got := accountOf(state, nil); got.State != "Ends soon" || !got.Needed || !got.Connected || !strings.Contains(got.Advice, "1 March 2027, 12:00 UTC") {
 		t.Errorf("got %+v", got)
-	}
-}
-
-func TestAgo(t *testing.T) {
-	t.Parallel()
-	for d, want := range map[time.Duration]string{
-		-time.Second: "just now", 0: "just now", 59 * time.Second: "just now", time.Minute: "1 minute ago", 119 * time.Second: "1 minute ago",
-		2 * time.Minute: "2 minutes ago", time.Hour: "1 hour ago", 25 * time.Hour: "1 day ago", 72 * time.Hour: "3 days ago",
-	} {
-		if got := ago(d); got != want {
-			t.Errorf("%v: %q, want %q", d, got, want)
-		}
 	}
 }

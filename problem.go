@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/caddyoauth/caddyoauth/internal/connection"
+	"github.com/caddyoauth/caddyoauth/internal/pages"
 )
 
 // problem is what a client is told when there is no token: a problem detail (RFC 9457) or a small page. It holds no technical
@@ -127,9 +128,9 @@ func (p problem) render(header http.Header, accept string) []byte {
 	p.setRetryAfter(header)
 	if prefersHTML(accept) {
 		var page strings.Builder
-		if err := templates.ExecuteTemplate(&page, "problem.html", p); err == nil {
+		if err := pages.Execute(&page, "problem.html", p); err == nil {
 			header.Set("Content-Type", "text/html; charset=utf-8")
-			header.Set("Content-Security-Policy", pagePolicy)
+			header.Set("Content-Security-Policy", pages.Policy)
 			header.Set("X-Content-Type-Options", "nosniff")
 			return []byte(page.String())
 		}

@@ -1,4 +1,4 @@
-package caddyoauth
+package dashboard
 
 import (
 	"cmp"
@@ -83,7 +83,7 @@ func (row *standingRow) describe(status string) {
 }
 
 // rowOf shows a connection.
-func (b *board) rowOf(secret api.Secret) standingRow {
+func (b *Board) rowOf(secret api.Secret) standingRow {
 	row := standingRow{
 		Key: secret.ID, Name: secret.Name, Tenant: secret.Tenant, Provider: textOf(secret.Provider), Href: b.path + spot{id: secret.ID}.page(),
 		Code: secret.ConnectionError,
@@ -121,7 +121,7 @@ func (row *standingRow) count(subjects map[string]int) {
 }
 
 // rowsOf shows subjects of a connection.
-func (b *board) rowsOf(at spot, subjects []api.Token) []standingRow {
+func (b *Board) rowsOf(at spot, subjects []api.Token) []standingRow {
 	rows := make([]standingRow, 0, len(subjects))
 	for _, one := range subjects {
 		row := standingRow{Key: one.Subject, Token: one, Name: one.Subject, Code: one.Code, Href: b.path + spot{id: at.id, subject: one.Subject}.page()}

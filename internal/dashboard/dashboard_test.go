@@ -1,4 +1,4 @@
-package caddyoauth
+package dashboard
 
 import (
 	"context"
@@ -17,7 +17,7 @@ import (
 // TestRowsSay: each state in words, and whether it is an alarm. The API decides the latter; a row must not say otherwise.
 func TestRowsSay(t *testing.T) {
 	t.Parallel()
-	b := newBoard(boardSettings{Access: api.Access{Prefix: "/ops"}})
+	b := New(Settings{Access: api.Access{Prefix: "/ops"}})
 	past, soon := time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
 	for name, tt := range map[string]struct {
 		secret      api.Secret
@@ -43,25 +43,6 @@ func TestRowsSay(t *testing.T) {
 		row := b.rowOf(tt.secret)
 		if row.Tone != tt.tone || row.State != tt.state || row.Alarm != tt.alarm || !strings.Contains(row.Advice, tt.advice) || (tt.advice == "") != (row.Advice == "") {
 			t.Errorf("%s: %s %q, alarm %v: %q", name, row.Tone, row.State, row.Alarm, row.Advice)
-		}
-	}
-}
-
-// TestMoments: what is over is not counted down to.
-func TestMoments(t *testing.T) {
-	t.Parallel()
-	for _, tt := range []struct {
-		function string
-		away     time.Duration
-		want     string
-	}{
-		{"due", 5*time.Minute + time.Second, "in 5 minutes"}, {"due", -3 * time.Second, "when it is used next"},
-		{"ends", 2*time.Hour + time.Second, "token ends in 2 hours"}, {"ends", -2 * time.Hour, "token ended 2 hours ago"}, {"ends", -3 * time.Second, "token ended just now"},
-		{"stops", -25 * time.Hour, "ended 1 day ago"}, {"retry", 30 * time.Second, "in less than a minute"}, {"retry", -time.Second, "now"},
-	} {
-		made := pageFuncs[tt.function].(func(time.Time) moment)(time.Now().Add(tt.away))
-		if got := made.Text(); got != tt.want {
-			t.Errorf("%s %v: %s, want %s", tt.function, tt.away, got, tt.want)
 		}
 	}
 }

@@ -1,20 +1,16 @@
-package caddyoauth
+package dashboard
 
 import (
-	"crypto/sha256"
-	_ "embed"
-	"encoding/base64"
-	"fmt"
 	"maps"
 	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
-	"strings"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/caddyoauth/caddyoauth/internal/api"
+	"github.com/caddyoauth/caddyoauth/internal/pages"
 )
 
 const (
@@ -24,35 +20,24 @@ const (
 	fewConnections   = 12 // among which nobody needs to search
 )
 
-//go:embed templates/dashboard.js
-var dashboardScript string
-
-// dashboardPolicy is that of all pages, and allows the one script, which counts down and fetches what is new from this site.
-var dashboardPolicy = strings.Replace(pagePolicy, "form-action", fmt.Sprintf("script-src 'sha256-%s'; connect-src 'self'; form-action", digestOfScript()), 1)
-
-func digestOfScript() string {
-	sum := sha256.Sum256([]byte(dashboardScript))
-	return base64.StdEncoding.EncodeToString(sum[:])
-}
-
-// dashboardFrame is what all pages of the dashboard have.
-type dashboardFrame struct {
-	frame
+// frame is what all pages of the dashboard have.
+type frame struct {
+	pages.Frame
 	Title, Home string
 	News        string // where the page is told of changes
 	Seen        string // digest of what it shows
 }
 
-func (v *operatorVisit) frameOf(title string, at spot) dashboardFrame {
+func (v *visit) frameOf(title string, at spot) frame {
 	news := v.path + at.page() + "/news"
 	if chosen := v.chosen().Encode(); chosen != "" {
 		news += "?" + chosen
 	}
-	return dashboardFrame{frame: frame{Site: v.r.Host, Who: v.caller.Name}, Title: title, Home: v.path, News: news}
+	return frame{Frame: pages.Frame{Site: v.r.Host, Who: v.caller.Name}, Title: title, Home: v.path, News: news}
 }
 
 // chosen is what the visitor has chosen to see of a list: a page, and on the overview a part of a name and a status.
-func (v *operatorVisit) chosen() url.Values {
+func (v *visit) chosen() url.Values {
 	query, chosen := v.r.URL.Query(), make(url.Values)
 	for _, name := range []string{"page", "name", "status"} {
 		if value := query.Get(name); value != "" {
@@ -63,20 +48,20 @@ func (v *operatorVisit) chosen() url.Values {
 }
 
 // show answers with the page about all connections, or about one.
-func (v *operatorVisit) show(at spot) error {
+func (v *visit) show(at spot) error {
 	if at.id == "" {
 		data, err := v.overview()
 		if err != nil {
 			return v.refused(err)
 		}
-		return render(v.w, http.StatusOK, "dashboard.html", data)
+		return pages.Render(v.w, http.StatusOK, "dashboard.html", data)
 	}
 	data, err := v.detail(at)
 	if err != nil {
 		return v.refused(err)
 	}
 	data.Notice = doneWords[v.r.URL.Query().Get("done")]
-	return render(v.w, http.StatusOK, "dashboard_one.html", data)
+	return pages.Render(v.w, http.StatusOK, "dashboard_one.html", data)
 }
 
 // pager says which part of a list a page shows.
@@ -88,7 +73,7 @@ type pager struct {
 }
 
 // pagerOf reads what an answer says of the whole list.
-func (v *operatorVisit) pagerOf(at spot, s sums) pager {
+func (v *visit) pagerOf(at spot, s sums) pager {
 	p := pager{Total: s.Total, Trouble: s.NeedsAttention, At: s.Page, Of: (s.Total + s.PerPage - 1) / max(s.PerPage, 1)}
 	link := func(page int) string {
 		chosen := v.chosen()
@@ -112,7 +97,7 @@ type chip struct {
 
 // overviewPage is the page about all connections.
 type overviewPage struct {
-	dashboardFrame
+	frame
 	pager
 	Rows         []standingRow
 	Chips        []chip
@@ -123,7 +108,7 @@ type overviewPage struct {
 }
 
 // overview shows connections, what needs somebody first: those of all pages are looked at for that.
-func (v *operatorVisit) overview() (*overviewPage, error) {
+func (v *visit) overview() (*overviewPage, error) {
 	chosen := v.chosen()
 	query := url.Values{"secret_type": {"oauth2"}, "expand": {"standing"}, "sort": {"attention"}, "per_page": {strconv.Itoa(shownConnections)}}
 	for from, to := range map[string]string{"page": "page", "name": "name", "status": "connection_status"} {
@@ -137,7 +122,7 @@ func (v *operatorVisit) overview() (*overviewPage, error) {
 		return nil, err
 	}
 	data := &overviewPage{
-		dashboardFrame: v.frameOf("Connections", spot{}), pager: v.pagerOf(spot{}, sum), Name: chosen.Get("name"), Status: chosen.Get("status"),
+		frame: v.frameOf("Connections", spot{}), pager: v.pagerOf(spot{}, sum), Name: chosen.Get("name"), Status: chosen.Get("status"),
 		PerPerson: sum.Statuses["per_subject"] > 0,
 	}
 	for _, one := range all {
@@ -168,7 +153,7 @@ type deed struct{ Action, Label, ID string }
 
 // detailPage is the page about one connection, or one subject of it.
 type detailPage struct {
-	dashboardFrame
+	frame
 	standingRow
 	pager       // of the subjects
 	RedirectURI string
@@ -182,12 +167,12 @@ type detailPage struct {
 }
 
 // detail shows one connection, or one subject of it.
-func (v *operatorVisit) detail(at spot) (*detailPage, error) {
+func (v *visit) detail(at spot) (*detailPage, error) {
 	var secret api.SecretDetail
 	if _, err := v.ask(http.MethodGet, spot{id: at.id}.api(), &secret); err != nil {
 		return nil, err
 	}
-	data := &detailPage{dashboardFrame: v.frameOf(secret.Name, at), standingRow: v.rowOf(secret.Secret), RedirectURI: textOf(secret.RedirectURI)}
+	data := &detailPage{frame: v.frameOf(secret.Name, at), standingRow: v.rowOf(secret.Secret), RedirectURI: textOf(secret.RedirectURI)}
 	data.Each = textOf(secret.ConnectionStatus) == "per_subject" && at.subject == ""
 	if at.subject != "" {
 		if err := v.ofSubject(at, &data.standingRow, secret.Standing); err != nil {
@@ -213,7 +198,7 @@ func (v *operatorVisit) detail(at spot) (*detailPage, error) {
 }
 
 // ofSubject makes the row of a connection that of one subject.
-func (v *operatorVisit) ofSubject(at spot, row *standingRow, whole *api.Standing) error {
+func (v *visit) ofSubject(at spot, row *standingRow, whole *api.Standing) error {
 	row.Token, row.Counts, row.Day = api.Token{}, nil, nil // which are of all
 	if _, err := v.ask(http.MethodGet, at.api(), &row.Token); err != nil {
 		return err
@@ -226,7 +211,7 @@ func (v *operatorVisit) ofSubject(at spot, row *standingRow, whole *api.Standing
 }
 
 // deeds are the buttons that the visitor gets for what there is.
-func (v *operatorVisit) deeds(at spot, row standingRow) []deed {
+func (v *visit) deeds(at spot, row standingRow) []deed {
 	connect := "Reauthorize"
 	if row.Generation == 0 || row.Status == "disconnected" {
 		connect = "Connect"
@@ -246,7 +231,7 @@ type versionRow struct {
 	RollBack string // where a form posts to that brings it back; "" = it cannot be
 }
 
-func (v *operatorVisit) versions(at spot) ([]versionRow, error) {
+func (v *visit) versions(at spot) ([]versionRow, error) {
 	var all []api.Version
 	if _, err := v.ask(http.MethodGet, at.api()+"/versions", &all); err != nil {
 		return nil, err
@@ -263,7 +248,7 @@ func (v *operatorVisit) versions(at spot) ([]versionRow, error) {
 }
 
 // subjects lists whose token sets there are, what needs somebody first.
-func (v *operatorVisit) subjects(at spot, data *detailPage) error {
+func (v *visit) subjects(at spot, data *detailPage) error {
 	query := url.Values{"sort": {"attention"}, "per_page": {strconv.Itoa(shownSubjects)}}
 	if page := v.chosen().Get("page"); page != "" {
 		query.Set("page", page)
@@ -275,7 +260,7 @@ func (v *operatorVisit) subjects(at spot, data *detailPage) error {
 }
 
 // eventsOf returns what was done to a connection of late, for administrators of the whole tenant.
-func (v *operatorVisit) eventsOf(at spot) []api.AuditEvent {
+func (v *visit) eventsOf(at spot) []api.AuditEvent {
 	if v.caller.Role(v.caller.Tenant, "") < api.Admin {
 		return nil // asking would be an attempt that is denied
 	}

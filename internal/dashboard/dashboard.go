@@ -1,4 +1,10 @@
-package caddyoauth
+// Package dashboard makes the pages on which operators see how all connections are, and act on them.
+//
+// It is a client of the REST API, without a network between them: whatever it shows is an answer to a request of the visitor's, and what
+// a visitor sees and may do, and what goes into the audit log, is decided there. It knows nothing of tokens, storage or Caddy.
+//
+// It may import api, pages and the standard library.
+package dashboard
 
 import (
 	"bytes"
@@ -12,10 +18,11 @@ import (
 	"time"
 
 	"github.com/caddyoauth/caddyoauth/internal/api"
+	"github.com/caddyoauth/caddyoauth/internal/pages"
 )
 
-// boardSettings is what the pages are made with.
-type boardSettings struct {
+// Settings is what the pages are made with.
+type Settings struct {
 	API     *api.API
 	Access  api.Access      // how visitors come in; its prefix is where the pages are
 	Changes func() uint64   // moves whenever something has changed in this process that a page may show
@@ -23,23 +30,24 @@ type boardSettings struct {
 	Exiting func() bool     // whether the program is about to end
 }
 
-// board serves the pages.
-type board struct {
-	boardSettings
+// Board serves the pages.
+type Board struct {
+	Settings
 	path string
 	news newsroom
 }
 
-func newBoard(settings boardSettings) *board {
-	return &board{boardSettings: settings, path: settings.Access.Prefix}
+// New returns the pages.
+func New(settings Settings) *Board {
+	return &Board{Settings: settings, path: settings.Access.Prefix}
 }
 
-// serve answers a request for what is below the path, which is escaped as it came.
-func (b *board) serve(w http.ResponseWriter, r *http.Request, rest string) error {
-	setPageHeaders(w.Header())
-	w.Header().Set("Content-Security-Policy", dashboardPolicy)
-	postsForms(w.Header())
-	v := &operatorVisit{board: b, w: w, r: r}
+// Serve answers a request for what is below the path, which is escaped as it came.
+func (b *Board) Serve(w http.ResponseWriter, r *http.Request, rest string) error {
+	pages.SetHeaders(w.Header())
+	w.Header().Set("Content-Security-Policy", pages.ScriptPolicy)
+	pages.PostsForms(w.Header())
+	v := &visit{Board: b, w: w, r: r}
 	parts, ok := splitPath(rest)
 	var err error
 	if v.caller, err = b.API.Visit(r, actionOf(r.Method, parts), b.Access); err != nil {
@@ -78,9 +86,9 @@ func splitPath(rest string) (parts []string, ok bool) {
 	return parts, true
 }
 
-// operatorVisit is one request to the dashboard.
-type operatorVisit struct {
-	*board
+// visit is one request to the dashboard.
+type visit struct {
+	*Board
 	w      http.ResponseWriter
 	r      *http.Request
 	caller api.Caller
@@ -88,7 +96,7 @@ type operatorVisit struct {
 
 // serve finds what a path means: nothing, or a connection's ID, `for` and a subject where each has its own, and then what to do. `news`
 // follows the page that it is below.
-func (v *operatorVisit) serve(parts []string) error {
+func (v *visit) serve(parts []string) error {
 	reads := v.r.Method == http.MethodGet || v.r.Method == http.MethodHead
 	follows := len(parts) > 0 && parts[len(parts)-1] == "news" && reads
 	if follows {
@@ -148,7 +156,7 @@ type sums struct {
 }
 
 // ask sends a request to the REST API as this visitor, and decodes `data` of its answer.
-func (v *operatorVisit) ask(method, path string, into any) (sums, error) {
+func (v *visit) ask(method, path string, into any) (sums, error) {
 	target, err := url.Parse(path)
 	if err != nil {
 		return sums{}, api.NotFound()

@@ -1,4 +1,4 @@
-package caddyoauth
+package dashboard
 
 import (
 	"cmp"
@@ -96,7 +96,7 @@ func (d *desk) look(ctx context.Context, changes func() uint64, digest func() (s
 
 // follow tells the browser when the page has changed, as server-sent events, so that it fetches the page anew. A stream ends by
 // itself, and the browser opens another: it holds up neither a reload nor the end of the program.
-func (v *operatorVisit) follow(at spot) error {
+func (v *visit) follow(at spot) error {
 	key := v.standing() + " " + at.page() + "?" + v.chosen().Encode()
 	d := v.news.enter(key)
 	if d == nil {
@@ -119,12 +119,12 @@ func (v *operatorVisit) follow(at spot) error {
 }
 
 // standing tells visitors apart who may see or do different things.
-func (v *operatorVisit) standing() string {
+func (v *visit) standing() string {
 	return fmt.Sprintf("%q %t %v", v.caller.Tenant, v.caller.AllTenants, v.caller.Grants)
 }
 
 // stream tells of differences, and looks again and again.
-func (v *operatorVisit) stream(now string, look func() (string, error)) {
+func (v *visit) stream(now string, look func() (string, error)) {
 	flusher := http.NewResponseController(v.w)
 	before := cmp.Or(v.r.Header.Get("Last-Event-Id"), v.r.URL.Query().Get("seen")) // on the stream before this one, or on the page
 	for looks := 1; ; looks++ {
@@ -147,7 +147,7 @@ func (v *operatorVisit) stream(now string, look func() (string, error)) {
 }
 
 // look returns a digest that changes whenever a page would look different, but for the time that passes and what only counts uses.
-func (v *operatorVisit) look(at spot) (string, error) {
+func (v *visit) look(at spot) (string, error) {
 	if at.id == "" {
 		data, err := v.overview()
 		if err != nil {

@@ -1,4 +1,4 @@
-package caddyoauth
+package dashboard
 
 import (
 	"cmp"
@@ -9,6 +9,7 @@ import (
 	"strconv"
 
 	"github.com/caddyoauth/caddyoauth/internal/api"
+	"github.com/caddyoauth/caddyoauth/internal/pages"
 )
 
 // doneWords say what was done just now.
@@ -17,7 +18,7 @@ var doneWords = map[string]string{
 }
 
 // act does what a button says, and leads back to the page.
-func (v *operatorVisit) act(at spot, parts []string) error {
+func (v *visit) act(at spot, parts []string) error {
 	if v.r.Method != http.MethodPost {
 		return v.refused(&api.Error{Status: http.StatusMethodNotAllowed, Message: "this is done by POST"})
 	}
@@ -48,26 +49,26 @@ func (v *operatorVisit) act(at spot, parts []string) error {
 }
 
 // authorize shows where the person connects the account.
-func (v *operatorVisit) authorize(at spot) error {
+func (v *visit) authorize(at spot) error {
 	var link api.Link
 	back := act{v.path + at.page(), "Back"}
 	if _, err := v.ask(http.MethodPost, at.api()+"/authorize", &link); err != nil {
 		return v.refused(err, back)
 	}
-	return v.say(page{
+	return v.say(message{
 		Status: http.StatusOK, Tone: "off", Title: "Connect the account", Acts: []act{{link.AuthorizeURL, "Go on"}, back},
 		Detail: "The person whose account it is has to do this, signed in to the site as themselves. If that is not you, send them the link behind the button.",
 	})
 }
 
 // test shows what the provider's API says.
-func (v *operatorVisit) test(at spot) error {
+func (v *visit) test(at spot) error {
 	var result api.TestResult
 	back := act{v.path + at.page(), "Back"}
 	if _, err := v.ask(http.MethodPost, at.api()+"/test", &result); err != nil {
 		return v.refused(err, back)
 	}
-	p := page{Status: http.StatusOK, Tone: "on", Title: "The API accepts the token", Detail: result.Detail, Account: result.Label, Acts: []act{back}}
+	p := message{Status: http.StatusOK, Tone: "on", Title: "The API accepts the token", Detail: result.Detail, Account: result.Label, Acts: []act{back}}
 	if !result.OK {
 		p.Tone, p.Title, p.Code, p.Scopes = "failed", "The API does not accept the token", result.Code, result.Missing
 		p.Detail = cmp.Or(result.Detail, "At fault: "+result.Fault)
@@ -76,12 +77,12 @@ func (v *operatorVisit) test(at spot) error {
 }
 
 // confirm asks before a connection is ended.
-func (v *operatorVisit) confirm(at spot) error {
+func (v *visit) confirm(at spot) error {
 	var detail api.SecretDetail
 	if _, err := v.ask(http.MethodGet, spot{id: at.id}.api(), &detail); err != nil {
 		return v.refused(err)
 	}
-	return v.say(page{
+	return v.say(message{
 		Status: http.StatusOK, Tone: "weak", Title: "End " + detail.Name + "?", Account: at.subject, End: v.path + at.page() + "/revoke",
 		Detail: "The provider is told, and the tokens are removed. Requests are refused until a person connects the account again.",
 		Acts:   []act{{v.path + at.page(), "Keep it"}},
@@ -89,8 +90,8 @@ func (v *operatorVisit) confirm(at spot) error {
 }
 
 // refused says why something was not done.
-func (v *operatorVisit) refused(err error, acts ...act) error {
-	p := page{Status: http.StatusServiceUnavailable, Tone: "weak", Title: "That did not work", Acts: acts,
+func (v *visit) refused(err error, acts ...act) error {
+	p := message{Status: http.StatusServiceUnavailable, Tone: "weak", Title: "That did not work", Acts: acts,
 		Detail: "Something is not working here at the moment. Please try again in a little while."}
 	var refusal *api.Error
 	if errors.As(err, &refusal) {
@@ -112,11 +113,31 @@ func (v *operatorVisit) refused(err error, acts ...act) error {
 	return v.say(p)
 }
 
+// act is a button that leads somewhere.
+type act struct{ To, Label string }
+
+// message is a page with one thing to say: what happened, and what to do next.
+type message struct {
+	pages.Frame
+	Status int
+	Tone   string // of the mark: on, off, weak, ended or failed
+	Title  string
+	Detail string
+	Next   string // what to do, where the buttons do not say it; never here, but the template knows it
+	Code   string // the provider's error code, or one of ours; "" = none
+
+	Account     string   // its label; "" = none
+	Scopes      []string // that are missing
+	Acts        []act    // what to do next; the first stands out
+	End         string   // where a form posts to that disconnects; "" = no form
+	RedirectURI string   // likewise never
+}
+
 // say answers with a page that says one thing.
-func (v *operatorVisit) say(p page) error {
-	p.frame = frame{Site: v.r.Host, Who: v.caller.Name}
+func (v *visit) say(p message) error {
+	p.Frame = pages.Frame{Site: v.r.Host, Who: v.caller.Name}
 	if v.caller.Anywhere() >= api.Viewer {
 		p.Acts = append(p.Acts, act{v.path, "All connections"})
 	}
-	return render(v.w, p.Status, "message.html", p)
+	return pages.Render(v.w, p.Status, "message.html", p)
 }
