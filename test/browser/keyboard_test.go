@@ -18,7 +18,7 @@ const focused = `document.activeElement.innerText.replace(/\s+/g, " ").trim()`
 func (p *person) tabTo(name string) {
 	p.t.Helper()
 	var met []string
-	for range 20 {
+	for range 60 {
 		p.do(chromedp.KeyEvent(kb.Tab))
 		at := js[string](p, focused)
 		if at != name {
