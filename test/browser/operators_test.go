@@ -157,9 +157,9 @@ func testNews(t *testing.T, s *troubles) {
 	ops.open("/ops")
 	ops.do(chromedp.Evaluate(`window.untouched = true`, nil))
 	ops.tabTo("reports")
-	first := `document.querySelector("time[data-until]").textContent`
-	before := js[string](ops, first)
-	ops.do(chromedp.Poll(first+" !== "+fmt.Sprintf("%q", before), nil)) // it counts down
+	end := `[...document.querySelectorAll(".board > li")].find(li => li.querySelector("h2 a").innerText === "billing").querySelector("time[data-until]").textContent`
+	before := js[string](ops, end)
+	ops.do(chromedp.Poll(end+" !== "+fmt.Sprintf("%q", before), nil)) // it counts down
 	follows := func(connection, word string) {
 		t.Helper()
 		ops.do(chromedp.WaitReady(fmt.Sprintf(`//li[.//h2/a[text()=%q]]//strong[text()=%q]`, connection, word), chromedp.BySearch))
