@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -308,6 +309,47 @@ func TestAttackHangingReceiver(t *testing.T) {
 	if took := time.Since(began); took < alertGrace-time.Second || took > alertGrace+3*time.Second {
 		t.Errorf("the end took %v", took)
 	}
+}
+
+// TestAlertUnderWayAtTheEnd: what a configuration could not deliver is delivered by the next one, as the same message; and after the end of
+// the program, the trouble that nobody was told of is told when it is met again.
+func TestAlertUnderWayAtTheEnd(t *testing.T) {
+	c := newLiveCaddy(t)
+	ids, hang := make(chan string, 10), make(chan struct{})
+	var hangs atomic.Bool
+	hook := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		ids <- r.Header.Get("webhook-id")
+		if hangs.Load() {
+			<-hang
+		}
+	}))
+	t.Cleanup(func() { close(hang); hook.Close() })
+	next := func(what string) string {
+		select {
+		case id := <-ids:
+			return id
+		case <-time.After(20 * time.Second):
+			t.Fatalf("%s: nothing is told\n%s", what, c.log())
+		}
+		return ""
+	}
+	config := c.alerting("webhook "+hook.URL, "client_secret seeded-secret")
+	c.mustLoad(config)
+	c.idp.says(http.StatusUnauthorized, "invalid_client")
+	hangs.Store(true)
+	c.want(c.get(), "502 Bad Gateway")
+	first := next("the trouble")
+	c.mustLoad(config)
+	if again := next("after a reload"); again != first {
+		t.Errorf("the message %s is told as %s after a reload", first, again)
+	}
+	if err := caddy.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	hangs.Store(false)
+	c.mustLoad(config)
+	c.want(c.get(), "502 Bad Gateway")
+	next("after a restart")
 }
 
 // TestAlertByCommand runs a real script: what it reads, what it is told by its arguments, and what it does not know.

@@ -304,10 +304,11 @@ func TestSlowEventHandler(t *testing.T) {
 	if took := time.Since(began); took < eventGrace || took > 3*eventGrace {
 		t.Errorf("the end took %v", took)
 	}
-	if log := c.log(); !strings.Contains(log, `"msg":"events were dropped, since the handlers of those before them take too long","events":1024`) {
+	if !regexp.MustCompile(`"msg":"events were dropped, [^"]*","events":102[34]\b`).MatchString(c.log()) { // whether one was taken out before it was full
 		t.Error("the log does not say how many events were lost")
 	}
 	release()
+	app.announcer.stop() // or the last event would be one of the next test
 }
 
 // handled returns by whose handlers events were handled, once there are as many.
@@ -394,6 +395,12 @@ func TestEventsDuringAReload(t *testing.T) {
 				case <-stop:
 					return
 				default:
+				}
+				recorded.Lock()
+				waiting := told + count - len(recorded.events)
+				recorded.Unlock()
+				if waiting > eventBacklog/2 {
+					continue // handlers that are too slow are another test's
 				}
 				if old.observe(adoptedEvent); count == 0 {
 					close(begun)
