@@ -58,7 +58,7 @@ func viewDay(hours []api.Hour, now time.Time) *dayView {
 	view.Went = fmt.Sprintf("%d %% of %d in 24 h", share, good+bad)
 	view.WentSay = fmt.Sprintf("Last 24 hours: %d %% of %s succeeded, %d failed.", share, plural(good+bad, "refresh", "refreshes"), bad)
 	if good > 0 {
-		view.Took = sayMS(took/good) + " on average"
+		view.Took = sayMS(took/good) + " each"
 		view.TookSay = fmt.Sprintf("Last 24 hours: a refresh took %s on average, %s in the slowest hour.", sayMS(took/good), sayMS(slowest))
 	}
 	return view

@@ -63,7 +63,7 @@ func TestViewDay(t *testing.T) {
 	if want := []bar{{X: 0, Y: 18, Height: 2}, {X: 90, Y: 0, Height: 20}, {X: 95, Y: 18, Height: 2}}; !slices.Equal(day.Slow, want) {
 		t.Errorf("how long they took: %v, want %v", day.Slow, want)
 	}
-	if day.Went != "90 % of 22 in 24 h" || day.Took != "450 ms on average" || !strings.Contains(day.TookSay, "1.5 s in the slowest hour") || !strings.Contains(day.WentSay, "2 failed") {
+	if day.Went != "90 % of 22 in 24 h" || day.Took != "450 ms each" || !strings.Contains(day.TookSay, "1.5 s in the slowest hour") || !strings.Contains(day.WentSay, "2 failed") {
 		t.Errorf("in words: %+v", day)
 	}
 	if day := viewDay([]api.Hour{{From: at(0), Failed: 1}}, now); day.Went != "0 % of 1 in 24 h" || day.Slow != nil || !strings.Contains(day.WentSay, "of 1 refresh ") {
