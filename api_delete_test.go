@@ -7,8 +7,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-
-	"github.com/caddyserver/caddy/v2"
 )
 
 // records returns how many token sets are stored.
@@ -145,13 +143,11 @@ func TestUnusableConnectionIsRemovedWhole(t *testing.T) {
 		t.Fatal(err)
 	}
 	config["apps"].(map[string]any)["oauth2_inject"].(map[string]any)["stored_connections"].(map[string]any)["endpoints"] = []string{"elsewhere.test"}
-	changed, err := json.Marshal(config)
-	if err == nil {
-		err = caddy.Load(changed, true)
-	}
-	if err != nil {
+	var err error
+	if a.loaded, err = json.Marshal(config); err != nil {
 		t.Fatal(err)
 	}
+	a.reload()
 	a.client.CloseIdleConnections() // those of before the reload
 	if got := a.call("DELETE", one, "", "If-Match: *").is(http.StatusOK); got.get("not_told") != "1" || got.get("deleted") != "true" {
 		t.Errorf("got %s", got.body)

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -76,6 +77,9 @@ func (r *traceReceiver) add(export *collector.ExportTraceServiceRequest) {
 	}
 }
 
+// flatForm is a block form, whose reverse_proxy stands behind the directive in flat form.
+var flatForm = regexp.MustCompile(`oauth2_inject api \{\n\t\t(reverse_proxy [^\n]*)\n\t\}`)
+
 // TestTrace runs Caddy's own tracing against a real receiver: what a request's span says of its token.
 func TestTrace(t *testing.T) {
 	receiver := newTraceReceiver(t)
@@ -106,6 +110,8 @@ func TestTrace(t *testing.T) {
 	ask("/picky")
 	c.mustLoad(traced(people))
 	c.getAs("seeded-jane")
+	c.mustLoad(flatForm.ReplaceAllString(traced(config), "oauth2_inject api\n\t$1"))
+	ask("/")
 	c.mustLoad(config) // not traced
 	ask("/")
 	if err := caddy.Stop(); err != nil {
@@ -119,6 +125,7 @@ func TestTrace(t *testing.T) {
 		{injected + "1"},
 		{injected + "1", "oauth2_inject.replay connection=api result=helped"},
 		{"oauth2_inject.refused connection=api outcome=authorization_required"},
+		{"oauth2_inject.refresh connection=api generation=2", injected + "2"}, // in flat form, with the token set that was stored
 	}
 	if fmt.Sprint(receiver.events) != fmt.Sprint(want) {
 		t.Errorf("got\n%v, want\n%v", receiver.events, want)

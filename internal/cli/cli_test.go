@@ -325,6 +325,37 @@ type brokenPipe struct{}
 
 func (brokenPipe) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
 
+// TestConnectInterrupted: whoever presses Ctrl-C is not told that time is up.
+func TestConnectInterrupted(t *testing.T) {
+	t.Parallel()
+	ctx, interrupt := context.WithCancel(t.Context())
+	c, out, _ := served(t, func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.Method == http.MethodPost:
+			data(w, 0, api.Link{AuthorizeURL: "https://app.example/connect"})
+		case strings.HasSuffix(r.URL.Path, "/secrets"):
+			data(w, 1, []api.Secret{{ID: "1", Name: "drive"}})
+		default:
+			data(w, 0, api.Token{Status: "authorization_required"})
+		}
+	})
+	c.Notes = interrupter{interrupt}
+	err := c.Connect(ctx, Choice{Name: "drive", Subject: "jane"}, time.Hour)
+	if ExitCode(err) != ExitNeedsPerson || !strings.Contains(err.Error(), "yet") || out.String() != "https://app.example/connect\n" {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// interrupter presses Ctrl-C when it is told that the command waits.
+type interrupter struct{ press func() }
+
+func (i interrupter) Write(text []byte) (int, error) {
+	if strings.Contains(string(text), "Ctrl-C") {
+		i.press()
+	}
+	return len(text), nil
+}
+
 // inMemory answers requests without a network, which virtual time does not know.
 type inMemory http.HandlerFunc
 
