@@ -81,6 +81,47 @@ func TestDashboardRoles(t *testing.T) {
 	}
 }
 
+// TestDashboardTrail: administrators see who did what, to what and from where, and what was denied, whatever it was about. Nobody else is
+// led there, and who goes there all the same is denied, which is on the list then.
+func TestDashboardTrail(t *testing.T) {
+	s := runDashboard(t)
+	api := s.links()["api"]
+	s.dash("POST", api+"/refresh", "operators").want(t, http.StatusSeeOther, "")
+	for range 2 {
+		s.dash("POST", api+"/refresh", "viewers").want(t, http.StatusForbidden, "")
+	}
+	s.do(s.request("GET", "/ops", nil)).want(t, http.StatusUnauthorized, "") // which is about no connection
+	for groups, led := range map[string]bool{"viewers": false, "operators": false, "admins": true} {
+		if got := strings.Contains(s.dash("GET", "/ops", groups).body, `href="/ops/audit"`); got != led {
+			t.Errorf("%s are led to the list: %v", groups, got)
+		}
+	}
+	s.dash("GET", "/ops/audit", "operators").want(t, http.StatusForbidden, "")
+	text := plainText(s.dash("GET", "/ops/audit", "admins").body)
+	for _, want := range []string{
+		`audit\.list denied by jane from 127\.0\.0\.1`,
+		`dashboard\.visit denied from 127\.0\.0\.1`,
+		`token\.refresh denied by jane from 127\.0\.0\.1 · 2 times`,
+		`token\.refresh done · api by jane from 127\.0\.0\.1`,
+		`The log has all of them`,
+	} {
+		if !regexp.MustCompile(want).MatchString(text) {
+			t.Errorf("the list does not say %s: %s", want, text)
+		}
+	}
+}
+
+var (
+	htmlStyle = regexp.MustCompile(`(?s)<(style|script)[^>]*>.*?</(style|script)>`)
+	htmlTag   = regexp.MustCompile(`<[^>]*>`)
+	blanks    = regexp.MustCompile(`\s+`)
+)
+
+// plainText is what a page says.
+func plainText(page string) string {
+	return blanks.ReplaceAllString(htmlTag.ReplaceAllString(htmlStyle.ReplaceAllString(page, " "), " "), " ")
+}
+
 var dashButton = regexp.MustCompile(`(?:action|href)="(/ops/[^"]+/(?:authorize|refresh|test|revoke|rollback/\d+))"`)
 
 // offered returns the buttons of a page, by what they do.

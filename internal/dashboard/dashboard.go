@@ -94,13 +94,16 @@ type visit struct {
 	caller api.Caller
 }
 
-// serve finds what a path means: nothing, or a connection's ID, `for` and a subject where each has its own, and then what to do. `news`
-// follows the page that it is below.
+// serve finds what a path means: nothing, `audit`, or a connection's ID, `for` and a subject where each has its own, and then what to do.
+// `news` follows the page that it is below.
 func (v *visit) serve(parts []string) error {
 	reads := v.r.Method == http.MethodGet || v.r.Method == http.MethodHead
 	follows := len(parts) > 0 && parts[len(parts)-1] == "news" && reads
 	if follows {
 		parts = parts[:len(parts)-1]
+	}
+	if len(parts) == 1 && parts[0] == "audit" && reads && !follows {
+		return v.trail()
 	}
 	var at spot
 	if len(parts) > 0 {
@@ -153,6 +156,8 @@ type sums struct {
 	Total          int
 	NeedsAttention int `json:"needs_attention"`
 	Statuses       map[string]int
+	LeftOut        int `json:"left_out"`
+	Incomplete     bool
 }
 
 // ask sends a request to the REST API as this visitor, and decodes `data` of its answer.

@@ -76,6 +76,7 @@ func (row *standingRow) describe(status string) {
 	}
 	if said.tone == "ended" || said.tone == "off" {
 		row.NextAttempt = nil // which nobody waits for: it would not help
+		row.ExpiresAt = nil   // of a token that is not sent any more
 	}
 	if row.Renews = said.tone == "on" && row.Renewable && row.ExpiresAt != nil && row.ExpiresAt.Before(time.Now()); row.Renews {
 		row.State, row.Advice = "Resting", "Its token has ended while nobody used it, and is refreshed when it is used next."

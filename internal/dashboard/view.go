@@ -16,7 +16,6 @@ import (
 const (
 	shownConnections = 100 // on one page
 	shownSubjects    = 100
-	shownEvents      = 20
 	fewConnections   = 12 // among which nobody needs to search
 )
 
@@ -103,8 +102,9 @@ type overviewPage struct {
 	Chips        []chip
 	Name, Status string // what was chosen
 	Chosen       bool
-	Search       bool // there are so many that one is looked for
-	PerPerson    bool // some have a token for each person
+	Search       bool   // there are so many that one is looked for
+	PerPerson    bool   // some have a token for each person
+	Audit        string // where the last events are; "" = they are not for this visitor
 }
 
 // overview shows connections, what needs somebody first: those of all pages are looked at for that.
@@ -127,6 +127,9 @@ func (v *visit) overview() (*overviewPage, error) {
 	}
 	for _, one := range all {
 		data.Rows = append(data.Rows, v.rowOf(one))
+	}
+	if v.audits() {
+		data.Audit = v.path + "/audit"
 	}
 	data.Chosen = data.Name != "" || data.Status != ""
 	data.Search = data.Total > fewConnections || data.Chosen
@@ -257,22 +260,6 @@ func (v *visit) subjects(at spot, data *detailPage) error {
 	sum, err := v.ask(http.MethodGet, at.api()+"/subjects?"+query.Encode(), &all)
 	data.Subjects, data.pager = v.rowsOf(at, all), v.pagerOf(at, sum)
 	return err
-}
-
-// eventsOf returns what was done to a connection of late, for administrators of the whole tenant.
-func (v *visit) eventsOf(at spot) []api.AuditEvent {
-	if v.caller.Role(v.caller.Tenant, "") < api.Admin {
-		return nil // asking would be an attempt that is denied
-	}
-	query := url.Values{"target": {at.id}, "per_page": {strconv.Itoa(shownEvents)}}
-	if at.subject != "" {
-		query.Set("subject", at.subject)
-	}
-	var events []api.AuditEvent
-	if _, err := v.ask(http.MethodGet, "/v1/audit?"+query.Encode(), &events); err != nil {
-		return nil // the rest of the page is worth seeing
-	}
-	return events
 }
 
 func textOf(text *string) string {

@@ -71,6 +71,9 @@ func TestDashboard(t *testing.T) {
 	dashboardPeople(t, s, ops)
 	ops.open("/ops")
 	ops.inspect("dashboard")
+	ops.press("What was done")
+	ops.reads("the newest first", "token.refresh failed · broken by ops", "token.rollback done · team by ops")
+	ops.inspect("dashboard-audit")
 
 	jane.open("/ops")
 	jane.press("billing")
