@@ -21,6 +21,7 @@ const eventPrefix = "oauth2_"
 const (
 	eventBacklog = 1024            // events that wait for handlers before any are dropped
 	eventGrace   = 3 * time.Second // how long Stop waits for the handlers of others
+	eventHold    = time.Minute     // how long it is waited for Caddy to say that it has started, which is new and may be called otherwise one day
 	watchEvery   = time.Minute     // how often it is looked for what ends soon
 )
 
@@ -37,12 +38,34 @@ type announcer struct {
 	events *caddyevents.App // nil: nobody subscribes
 	queue  chan announcement
 
+	begun chan struct{} // closed once nothing is subscribed any more: Caddy starts apps in any order, and its events app has no lock
+	begin func()        // closes begun
+
 	mu     sync.Mutex // held while something is queued; guards closed
 	closed bool       // nothing is queued any more
 }
 
 func newAnnouncer() *announcer {
-	return &announcer{worker: newWorker(), queue: make(chan announcement, eventBacklog)}
+	begun := make(chan struct{})
+	return &announcer{
+		worker: newWorker(), queue: make(chan announcement, eventBacklog), begun: begun, begin: sync.OnceFunc(func() { close(begun) }),
+	}
+}
+
+// Handle implements caddyevents.Handler: the configuration has started.
+func (n *announcer) Handle(context.Context, caddy.Event) error {
+	n.begin()
+	return nil
+}
+
+// hasBegun reports whether handlers may run.
+func (n *announcer) hasBegun() bool {
+	select {
+	case <-n.begun:
+		return true
+	default:
+		return false
+	}
 }
 
 // put queues an event if the queue is open and has room. One that nobody subscribes to is as good as emitted.
@@ -82,8 +105,12 @@ func (a *App) provisionEvents() error {
 	case err != nil:
 		return fmt.Errorf("load the events app: %w", err)
 	}
-	a.announcer.events = module.(*caddyevents.App)
-	return nil
+	return a.followEvents(module.(*caddyevents.App))
+}
+
+func (a *App) followEvents(events *caddyevents.App) error {
+	a.announcer.events = events
+	return events.On("started", a.announcer)
 }
 
 // announce counts an event and has it emitted, by the running configuration once this one has ended: with its context over, handlers are not
@@ -117,6 +144,12 @@ func (a *App) announceAll(ctx context.Context) {
 	ticker := time.NewTicker(watchEvery)
 	defer ticker.Stop()
 	a.watch(time.Now())
+	select {
+	case <-a.announcer.begun:
+	case <-time.After(eventHold):
+		a.announcer.begin()
+	case <-ctx.Done():
+	}
 	for {
 		select {
 		case next := <-a.announcer.queue:
@@ -142,9 +175,9 @@ func (a *App) eachQueued(take func(announcement)) {
 	}
 }
 
-// emit has handlers run. With the configuration's context over they would not: it was given up before it ran.
+// emit has handlers run. They do not when the configuration was given up before it ran: not all may be there, or its context is over.
 func (a *App) emit(next announcement) {
-	if a.ctx.Err() != nil {
+	if a.ctx.Err() != nil || !a.announcer.hasBegun() {
 		a.pass(next)
 		return
 	}

@@ -20,6 +20,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -416,6 +417,56 @@ func TestEventsDuringAReload(t *testing.T) {
 	c.handled(told)
 	if dropped := strings.Count(c.log(), "dropped"); dropped > 0 {
 		t.Errorf("%d of %d events were dropped", dropped, told)
+	}
+}
+
+// handlerFunc makes a handler of events of a function.
+type handlerFunc func(caddy.Event)
+
+func (f handlerFunc) Handle(_ context.Context, e caddy.Event) error {
+	f(e)
+	return nil
+}
+
+// TestEventsWaitForTheStart: Caddy starts apps in any order, and its events app subscribes handlers as it starts, without a lock. Nothing is
+// emitted meanwhile, which would be missed, or end the program by a map that is read while it is written to.
+func TestEventsWaitForTheStart(t *testing.T) {
+	t.Parallel()
+	for name, begins := range map[string]func(*caddyevents.App, caddy.Context){
+		"Caddy says that it has started": func(events *caddyevents.App, ctx caddy.Context) { events.Emit(ctx, "started", nil) },
+		"Caddy says nothing":             func(*caddyevents.App, caddy.Context) { time.Sleep(eventHold) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := caddy.NewContext(caddy.Context{Context: t.Context()})
+				defer cancel()
+				events := new(caddyevents.App)
+				if err := events.Provision(ctx); err != nil {
+					t.Fatal(err)
+				}
+				a := &App{ctx: ctx, engine: new(engine), announcer: newAnnouncer(), logger: zap.NewNop(), metrics: newMetrics(nil), active: new(activeSet)}
+				if err := a.followEvents(events); err != nil {
+					t.Fatal(err)
+				}
+				var handled atomic.Int32
+				if err := events.On("oauth2_adopted", handlerFunc(func(caddy.Event) { handled.Add(1) })); err != nil {
+					t.Fatal(err)
+				}
+				a.announcer.start(a.announceAll)
+				defer a.announcer.stop()
+				a.announce(signalAdopted, "api", nil)
+				synctest.Wait()
+				if handled.Load() != 0 {
+					t.Error("a handler runs while others may be on their way")
+				}
+				begins(events, ctx)
+				synctest.Wait()
+				if n := handled.Load(); n != 1 {
+					t.Errorf("the event was handled %d times", n)
+				}
+			})
+		})
 	}
 }
 
