@@ -219,9 +219,15 @@ func memoryOf(tb testing.TB, subjects int) (each float64) {
 	return each
 }
 
-// TestMemoryIsBounded: what three times as many subjects take as there is room for is what fits.
+// TestMemoryIsBounded: what three times as many subjects take as there is room for is what fits. Other tests' garbage that goes in the
+// middle of a measurement spoils it, so it may be made three times; a bound that does not hold fails them all.
 func TestMemoryIsBounded(t *testing.T) {
-	full, over := memoryOf(t, defaultRoom), memoryOf(t, 3*defaultRoom)
+	var full, over float64
+	for range 3 {
+		if full, over = memoryOf(t, defaultRoom), memoryOf(t, 3*defaultRoom); full <= 8<<10 && over <= full*1.1 {
+			break
+		}
+	}
 	t.Logf("%d subjects take %.1f MiB, %.0f bytes each; of %d as much as %.0f bytes for each that there is room for",
 		defaultRoom, full*defaultRoom/(1<<20), full, 3*defaultRoom, over)
 	if full > 8<<10 {
