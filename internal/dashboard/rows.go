@@ -63,6 +63,12 @@ var order = append(slices.Clone(troubles), "not_connected", "disconnected", "per
 // unserved is what to do where nobody can connect an account.
 const unserved = "No site serves oauth2_connect for it, so nobody can connect an account. Add oauth2_connect to a site."
 
+// What to do about the accounts of people, on the overview and on the page that lists them.
+const (
+	troubled      = "An account of somebody is in trouble; open the connection to see whose."
+	troubledBelow = "An account of somebody is in trouble: the first of those below."
+)
+
 // describe puts a status into words.
 func (row *standingRow) describe(status string) {
 	said, known := stateWords[status]
@@ -115,7 +121,7 @@ func (row *standingRow) count(subjects map[string]int) {
 	}
 	for _, status := range troubles {
 		if subjects[status] > 0 {
-			row.Tone, row.Advice = stateWords[status].tone, "An account of somebody is in trouble; open the connection to see whose."
+			row.Tone, row.Advice = stateWords[status].tone, troubled
 			return
 		}
 	}

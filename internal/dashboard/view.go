@@ -184,6 +184,9 @@ func (v *visit) detail(at spot) (*detailPage, error) {
 	}
 	var err error
 	if data.Each {
+		if data.Advice == troubled {
+			data.Advice = troubledBelow
+		}
 		err = v.subjects(at, data)
 	} else {
 		data.Versions, err = v.versions(at)
