@@ -369,9 +369,16 @@ func (s *reloadStorm) manage(i int) {
 	}
 }
 
-// wantMade wants a token of a connection as it was made last.
+// wantMade wants a token of a connection as it was made last. A configuration with other keys knows it within seconds, as another
+// instance would.
 func (s *reloadStorm) wantMade(i int) {
-	s.wantOwn(fmt.Sprintf("/with/s%d", i), "bob", fmt.Sprintf("s%d-%d.", i, s.secrets[i].Load()))
+	path := fmt.Sprintf("/with/s%d", i)
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		if _, body, _ := s.ask(http.MethodGet, path, "bob", ""); !strings.Contains(body, "unknown-connection") {
+			break
+		}
+	}
+	s.wantOwn(path, "bob", fmt.Sprintf("s%d-%d.", i, s.secrets[i].Load()))
 }
 
 // forget deletes a connection that is still there, since the answer to its deletion was lost.
