@@ -65,25 +65,35 @@ var (
 	takenPicture = regexp.MustCompile(`\.picture\("([\w-]+)"\)`)
 )
 
+// texts are the files that match any of the patterns, each of which matches some, by path.
+func texts(t *testing.T, globs ...string) map[string]string {
+	t.Helper()
+	found := make(map[string]string)
+	for _, glob := range globs {
+		files, err := filepath.Glob(glob)
+		if err != nil || len(files) == 0 {
+			t.Fatalf("there is no %s, %v", glob, err)
+		}
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			found[file] = string(text)
+		}
+	}
+	return found
+}
+
 // TestPicturesAreTaken: the documentation shows the pictures that the browser tests take, all of them and no others. Whoever changes a
 // page takes them anew with `make pictures`.
 func TestPicturesAreTaken(t *testing.T) {
 	t.Parallel()
 	named := func(pattern *regexp.Regexp, globs ...string) []string {
 		var names []string
-		for _, glob := range globs {
-			files, err := filepath.Glob(glob)
-			if err != nil || len(files) == 0 {
-				t.Fatalf("there is no %s, %v", glob, err)
-			}
-			for _, file := range files {
-				text, err := os.ReadFile(file)
-				if err != nil {
-					t.Fatal(err)
-				}
-				for _, match := range pattern.FindAllStringSubmatch(string(text), -1) {
-					names = append(names, match[1])
-				}
+		for _, text := range texts(t, globs...) {
+			for _, match := range pattern.FindAllStringSubmatch(text, -1) {
+				names = append(names, match[1])
 			}
 		}
 		slices.Sort(names)
@@ -130,35 +140,25 @@ func headings(markdown string) map[string]bool {
 func TestLinksLeadSomewhere(t *testing.T) {
 	t.Parallel()
 	checked := 0
-	for _, glob := range []string{"*.md", "docs/*.md", "docs/providers/*.md", "kms/*.md"} {
-		files, err := filepath.Glob(glob)
-		if err != nil || len(files) == 0 {
-			t.Fatalf("there is no %s, %v", glob, err)
-		}
-		for _, file := range files {
-			text, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
+	for file, text := range texts(t, "*.md", "docs/*.md", "docs/providers/*.md", "kms/*.md") {
+		for _, match := range docLink.FindAllStringSubmatch(text, -1) {
+			checked++
+			path, anchor, _ := strings.Cut(match[1], "#")
+			target := file
+			if path != "" {
+				target = filepath.Join(filepath.Dir(file), path)
 			}
-			for _, match := range docLink.FindAllStringSubmatch(string(text), -1) {
-				checked++
-				path, anchor, _ := strings.Cut(match[1], "#")
-				target := file
-				if path != "" {
-					target = filepath.Join(filepath.Dir(file), path)
-				}
-				found, err := os.Stat(target)
-				if err != nil {
-					t.Errorf("%s: there is no %s", file, match[1])
-					continue
-				}
-				if anchor == "" || found.IsDir() {
-					continue
-				}
-				page, err := os.ReadFile(target)
-				if err != nil || !headings(string(page))[anchor] {
-					t.Errorf("%s: %s has no heading %s, %v", file, target, anchor, err)
-				}
+			found, err := os.Stat(target)
+			if err != nil {
+				t.Errorf("%s: there is no %s", file, match[1])
+				continue
+			}
+			if anchor == "" || found.IsDir() {
+				continue
+			}
+			page, err := os.ReadFile(target)
+			if err != nil || !headings(string(page))[anchor] {
+				t.Errorf("%s: %s has no heading %s, %v", file, target, anchor, err)
 			}
 		}
 	}

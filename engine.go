@@ -270,28 +270,29 @@ func (e *engine) heir(storageID string) *meteredStorage {
 	return app.storage
 }
 
-// firstWith returns the oldest configuration for which that holds, of those that were started and have not ended; nil when there is none.
+// firstWith returns the oldest configuration in use for which that holds; nil when there is none.
 func (e *engine) firstWith(holds func(*App) bool) *App {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, app := range e.apps {
-		if app.started.Load() && !app.storage.hasEnded() && holds(app) {
-			return app
-		}
+	if all := e.inUse(holds); len(all) > 0 {
+		return all[0]
 	}
 	return nil
 }
 
 // sharing returns the other configurations in which the same connections can be made at run time.
-func (e *engine) sharing(app *App) (others []*App) {
+func (e *engine) sharing(app *App) []*App {
+	return e.inUse(func(other *App) bool { return other != app && other.catalog != nil && other.storageID == app.storageID })
+}
+
+// inUse returns the configurations for which that holds, oldest first, of those that were started and have not ended.
+func (e *engine) inUse(holds func(*App) bool) (all []*App) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for _, other := range e.apps {
-		if other != app && other.started.Load() && other.catalog != nil && other.storageID == app.storageID && !other.storage.hasEnded() {
-			others = append(others, other)
+	for _, app := range e.apps {
+		if app.started.Load() && !app.storage.hasEnded() && holds(app) {
+			all = append(all, app)
 		}
 	}
-	return others
+	return all
 }
 
 // join adds a configuration.

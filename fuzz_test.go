@@ -56,15 +56,7 @@ func FuzzCaddyfile(f *testing.F) {
 
 // FuzzDecodeRecord: a record that decodes is written back to one that decodes to the same. Nothing panics.
 func FuzzDecodeRecord(f *testing.F) {
-	goldens, err := filepath.Glob("testdata/records/*.json")
-	if err != nil || len(goldens) == 0 {
-		f.Fatal(err)
-	}
-	for _, golden := range goldens {
-		raw, err := os.ReadFile(golden)
-		if err != nil {
-			f.Fatal(err)
-		}
+	for _, raw := range goldens(f, "records") {
 		f.Add(raw)
 	}
 	f.Add([]byte(`{"version":1,"connection":"a","current":{"generation":1,"response":null}}`))

@@ -135,15 +135,3 @@ func (a *App) tellEnd(source *connection.Source, generation uint64, end time.Tim
 		Kind: connection.KindExpiring, ID: source.ID(), Status: connection.StatusExpiring, Was: connection.StatusActive, Generation: generation, ExpiresAt: end,
 	})
 }
-
-// sleep waits, and reports whether the context is still alive.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return ctx.Err() == nil
-	case <-ctx.Done():
-		return false
-	}
-}

@@ -46,15 +46,14 @@ func (l *loop) run(ctx context.Context) {
 	}
 }
 
-// pauseFor waits, and reports whether to go on: neither context has ended.
-func pauseFor(ctx, other context.Context, pause time.Duration) bool {
-	timer := time.NewTimer(pause)
+// sleep waits, and reports whether the context is still alive.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-		return true
+		return ctx.Err() == nil
 	case <-ctx.Done():
-	case <-other.Done():
+		return false
 	}
-	return false
 }

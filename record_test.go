@@ -19,21 +19,17 @@ import (
 func TestRecordGoldens(t *testing.T) {
 	t.Parallel()
 	want := map[string]connection.Record{"v1.json": fullRecord(), "v1-minimal.json": minimalRecord(), "v1-failing.json": failingRecord(), "v1-consent.json": consentRecord(), "v1-root.json": rootRecord(), "v1-ends.json": endsRecord(), "v1-origin.json": originRecord()}
-	files, err := filepath.Glob("testdata/records/*.json")
-	if err != nil || len(files) != len(want) {
-		t.Fatalf("found %d goldens, know %d (%v)", len(files), len(want), err)
+	files := goldens(t, "records")
+	if len(files) != len(want) {
+		t.Fatalf("found %d goldens, know %d", len(files), len(want))
 	}
-	for _, file := range files {
-		raw, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
+	for file, raw := range files {
 		rec, err := decodeRecord(raw)
 		if err != nil {
 			t.Errorf("%s: %v", file, err)
 			continue
 		}
-		if !sameRecord(rec, want[filepath.Base(file)]) {
+		if !sameRecord(rec, want[file]) {
 			t.Errorf("%s: decodes to something else", file)
 		}
 		again, err := encodeRecord(rec)
@@ -44,6 +40,24 @@ func TestRecordGoldens(t *testing.T) {
 			t.Errorf("%s: is written differently today:\n%s", file, again)
 		}
 	}
+}
+
+// goldens are the stored forms in a folder of testdata, by file name. There are some.
+func goldens(tb testing.TB, folder string) map[string][]byte {
+	tb.Helper()
+	files, err := filepath.Glob("testdata/" + folder + "/*.json")
+	if err != nil || len(files) == 0 {
+		tb.Fatalf("there are no goldens of %s, %v", folder, err)
+	}
+	found := make(map[string][]byte)
+	for _, file := range files {
+		raw, err := os.ReadFile(file)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		found[filepath.Base(file)] = raw
+	}
+	return found
 }
 
 func at2026(minute int) time.Time { return time.Date(2026, 3, 1, 12, minute, 0, 123456789, time.UTC) }

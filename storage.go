@@ -174,7 +174,7 @@ func (s *recordStore) records(ctx context.Context, id connection.ID) ([]connecti
 		if err != nil || look == archiveLooks || !moving(all, time.Now()) {
 			return all, err
 		}
-		if !pauseFor(ctx, ctx, archivePause) {
+		if !sleep(ctx, archivePause) {
 			return nil, ctx.Err()
 		}
 	}

@@ -13,7 +13,7 @@ import (
 // meteredStorage is the storage of one configuration: it counts the operations that fail, and outlives its configuration.
 //
 // Requests go on after a reload has ended theirs, and many storage modules close their client then. So whatever begins after the end
-// goes to the same storage as the newest configuration has it, and the end waits for what is under way, held locks among it: a lock
+// goes to the same storage as the configuration in use has it, and the end waits for what is under way, held locks among it: a lock
 // can often be released only by the client that has it.
 type meteredStorage struct {
 	certmagic.Storage

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"reflect"
 	"strings"
 	"sync/atomic"
@@ -454,17 +452,13 @@ func TestTrailGoldens(t *testing.T) {
 		}},
 		"v1-empty.json": {writer: "0123456789abcdef", at: at2026(3)},
 	}
-	files, err := filepath.Glob("testdata/audit/*.json")
-	if err != nil || len(files) != len(want) {
-		t.Fatalf("found %d goldens, know %d (%v)", len(files), len(want), err)
+	files := goldens(t, "audit")
+	if len(files) != len(want) {
+		t.Fatalf("found %d goldens, know %d", len(files), len(want))
 	}
-	for _, file := range files {
-		raw, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
+	for file, raw := range files {
 		got, err := decodeTrail(raw)
-		if err != nil || !reflect.DeepEqual(got, want[filepath.Base(file)]) {
+		if err != nil || !reflect.DeepEqual(got, want[file]) {
 			t.Errorf("%s: %+v, %v", file, got, err)
 		}
 		if again, err := encodeTrail(got); err != nil || string(again) != string(bytes.TrimSpace(raw)) {
@@ -498,15 +492,7 @@ func TestTrailFollowsTheStorage(t *testing.T) {
 
 // FuzzDecodeTrail: what decodes is written back to what decodes to the same. Nothing panics.
 func FuzzDecodeTrail(f *testing.F) {
-	goldens, err := filepath.Glob("testdata/audit/*.json")
-	if err != nil || len(goldens) == 0 {
-		f.Fatal(err)
-	}
-	for _, golden := range goldens {
-		raw, err := os.ReadFile(golden)
-		if err != nil {
-			f.Fatal(err)
-		}
+	for _, raw := range goldens(f, "audit") {
 		f.Add(raw)
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {

@@ -181,14 +181,7 @@ func TestConnectWaits(t *testing.T) {
 				if comes && time.Since(began) > 5*time.Minute {
 					token = api.Token{Status: "active", Generation: 4}
 				}
-				switch {
-				case r.Method == http.MethodPost:
-					data(w, 0, api.Link{AuthorizeURL: "https://app.example/connect"})
-				case strings.HasSuffix(r.URL.Path, "/secrets"):
-					data(w, 1, []api.Secret{{ID: "1", Name: "drive"}})
-				default:
-					data(w, 0, token)
-				}
+				answerConnect(w, r, token)
 			})}}
 			err := c.Connect(t.Context(), Choice{Name: "drive", Subject: "jane"}, 15*time.Minute)
 			if ExitCode(err) != want {
@@ -198,6 +191,18 @@ func TestConnectWaits(t *testing.T) {
 				t.Errorf("comes %v: after %s", comes, took)
 			}
 		})
+	}
+}
+
+// answerConnect answers what is asked for while a person connects an account whose token set is that.
+func answerConnect(w http.ResponseWriter, r *http.Request, token api.Token) {
+	switch {
+	case r.Method == http.MethodPost:
+		data(w, 0, api.Link{AuthorizeURL: "https://app.example/connect"})
+	case strings.HasSuffix(r.URL.Path, "/secrets"):
+		data(w, 1, []api.Secret{{ID: "1", Name: "drive"}})
+	default:
+		data(w, 0, token)
 	}
 }
 
@@ -213,14 +218,7 @@ func TestConnectTellsTheTime(t *testing.T) {
 				end := began.Add(70 * time.Minute)
 				token = api.Token{Status: "expiring", Generation: 1, ExpiresAt: &end}
 			}
-			switch {
-			case r.Method == http.MethodPost:
-				data(w, 0, api.Link{AuthorizeURL: "https://app.example/connect"})
-			case strings.HasSuffix(r.URL.Path, "/secrets"):
-				data(w, 1, []api.Secret{{ID: "1", Name: "drive"}})
-			default:
-				data(w, 0, token)
-			}
+			answerConnect(w, r, token)
 		})}}
 		if err := c.Connect(t.Context(), Choice{Name: "drive", Subject: "jane"}, 15*time.Minute); err != nil || !strings.Contains(out.String(), "(in 59m)") {
 			t.Errorf("%v\n%s", err, out)
