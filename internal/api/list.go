@@ -62,10 +62,12 @@ func (c *call) listSecrets() (*answer, error) {
 	}
 	out := page(c, all)
 	sum.into(&out.meta)
-	for i, rows := 0, out.data.([]Secret); i < len(rows); i++ {
-		if c.complete(&rows[i]); !c.query.Has("expand") {
+	rows := out.data.([]Secret)
+	for i := range rows {
+		if !c.query.Has("expand") {
 			rows[i].Token, rows[i].Standing = nil, nil
 		}
+		c.complete(&rows[i])
 	}
 	return out, nil
 }
